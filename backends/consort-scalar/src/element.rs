@@ -1,0 +1,194 @@
+//! The types that elements have, and the functions of those that can be computed in.
+
+use std::{
+    fmt::Debug,
+    ops::{Add, Div, Mul, Neg, Sub},
+};
+
+use consort_core::{DType, HostData};
+use half::{bf16, f16};
+
+/// A type that a buffer can hold.
+pub trait Cast: Copy + Debug + PartialEq + PartialOrd + Send + Sync + 'static {
+    /// 0.
+    const ZERO: Self;
+
+    /// The value, exactly.
+    fn to_f64(self) -> f64;
+
+    /// `value` rounded once, to the nearest, ties to even; u32 truncates towards zero, clamps, and takes NaN as 0.
+    fn from_f64(value: f64) -> Self;
+}
+
+/// A type to compute in: f32 or f64.
+///
+/// The functions are those of the standard library in this very type.
+pub trait Element:
+    Cast + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> + Neg<Output = Self>
+{
+    /// Its name in the contract.
+    const DTYPE: DType;
+    /// What the backend that computes in it calls itself.
+    const BACKEND: &'static str;
+    /// 1.
+    const ONE: Self;
+
+    /// eˣ.
+    fn exp(self) -> Self;
+
+    /// Natural logarithm.
+    fn ln(self) -> Self;
+
+    /// √x.
+    fn sqrt(self) -> Self;
+
+    /// tanh x.
+    fn tanh(self) -> Self;
+
+    /// The error function, computed in f64 and rounded.
+    fn erf(self) -> Self {
+        Self::from_f64(libm::erf(self.to_f64()))
+    }
+
+    /// Whether this is not a number.
+    fn is_nan(self) -> bool;
+
+    /// The elements as data of the host.
+    fn to_host(elements: Vec<Self>) -> HostData;
+
+    /// Data of the host as elements, or back as they were if they are of another type.
+    ///
+    /// # Errors
+    /// The data.
+    fn from_host(data: HostData) -> Result<Vec<Self>, HostData>;
+}
+
+macro_rules! floats {
+    ($($float:ident $dtype:ident $backend:literal),*) => { $(
+        impl Cast for $float {
+            const ZERO: Self = 0.0;
+
+            fn to_f64(self) -> f64 {
+                f64::from(self)
+            }
+
+            fn from_f64(value: f64) -> Self {
+                value as $float
+            }
+        }
+
+        impl Element for $float {
+            const DTYPE: DType = DType::$dtype;
+            const BACKEND: &'static str = $backend;
+            const ONE: Self = 1.0;
+
+            fn exp(self) -> Self {
+                $float::exp(self)
+            }
+
+            fn ln(self) -> Self {
+                $float::ln(self)
+            }
+
+            fn sqrt(self) -> Self {
+                $float::sqrt(self)
+            }
+
+            fn tanh(self) -> Self {
+                $float::tanh(self)
+            }
+
+            fn is_nan(self) -> bool {
+                $float::is_nan(self)
+            }
+
+            fn to_host(elements: Vec<Self>) -> HostData {
+                HostData::$dtype(elements)
+            }
+
+            fn from_host(data: HostData) -> Result<Vec<Self>, HostData> {
+                if let HostData::$dtype(elements) = data { Ok(elements) } else { Err(data) }
+            }
+        }
+    )* };
+}
+
+floats!(f32 F32 "scalar", f64 F64 "scalar-f64");
+
+impl Cast for f16 {
+    const ZERO: Self = f16::ZERO;
+
+    fn to_f64(self) -> f64 {
+        f16::to_f64(self)
+    }
+
+    fn from_f64(value: f64) -> Self {
+        f16::from_f32(to_odd(value))
+    }
+}
+
+impl Cast for bf16 {
+    const ZERO: Self = bf16::ZERO;
+
+    fn to_f64(self) -> f64 {
+        bf16::to_f64(self)
+    }
+
+    fn from_f64(value: f64) -> Self {
+        bf16::from_f32(to_odd(value))
+    }
+}
+
+impl Cast for u32 {
+    const ZERO: Self = 0;
+
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+
+    fn from_f64(value: f64) -> Self {
+        value as u32
+    }
+}
+
+/// `value` as f32, rounded to odd: what is inexact takes the neighbour whose last bit is set.
+///
+/// Rounding that to a type of at least two bits less equals rounding `value` once (Boldo & Melquiond 2008). `half`'s
+/// own conversions from f64 look at the upper word only and take some values for ties that are none.
+fn to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    let exact = f64::from(near) == value || value.is_nan();
+    if exact || near.to_bits() & 1 == 1 {
+        near
+    } else if f64::from(near).abs() < value.abs() {
+        f32::from_bits(near.to_bits() + 1)
+    } else {
+        f32::from_bits(near.to_bits() - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_are_rounded_once() {
+        let tie = 1.0 + (-11f64).exp2();
+        assert_eq!(<f16 as Cast>::from_f64(tie).to_f64(), 1.0);
+        assert_eq!(<f16 as Cast>::from_f64(tie + (-50f64).exp2()).to_f64(), 1.0 + (-10f64).exp2());
+        assert_eq!(<f16 as Cast>::from_f64(-tie - (-23f64).exp2()).to_f64(), -1.0 - (-10f64).exp2());
+        let tie = 1.0 + (-8f64).exp2();
+        assert_eq!(<bf16 as Cast>::from_f64(tie).to_f64(), 1.0);
+        assert_eq!(<bf16 as Cast>::from_f64(tie + (-23f64).exp2()).to_f64(), 1.0 + (-7f64).exp2());
+        assert_eq!(<f16 as Cast>::from_f64(1e300), f16::INFINITY);
+        assert_eq!(<f16 as Cast>::from_f64(-1e-300).to_bits(), 0x8000);
+        assert_eq!(<bf16 as Cast>::from_f64(f64::INFINITY), bf16::INFINITY);
+        assert!(<bf16 as Cast>::from_f64(f64::NAN).is_nan());
+    }
+
+    #[test]
+    fn whole_numbers_are_truncated_and_clamped() {
+        let cast = <u32 as Cast>::from_f64;
+        assert_eq!([2.9, -2.9, -0.1, 1e20, f64::NAN].map(cast), [2, 0, 0, u32::MAX, 0]);
+    }
+}

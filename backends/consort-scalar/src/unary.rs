@@ -1,0 +1,32 @@
+//! `f(x)`, element by element.
+
+use consort_core::{Result, Tensor, operation::UnaryKind};
+
+use crate::{
+    element::Element,
+    storage::{Buffer, Item, Storage, reserve, take, view},
+};
+
+/// `f(x)`; in place where nobody else holds `x`.
+pub(crate) fn unary<E: Element>(x: &mut Tensor<Buffer<E>>, kind: UnaryKind) -> Result<Storage<E>> {
+    match kind {
+        UnaryKind::Negate => map(x, |x| -x),
+        UnaryKind::Exp => map(x, E::exp),
+        UnaryKind::Log => map(x, E::ln),
+        UnaryKind::Sqrt => map(x, E::sqrt),
+        UnaryKind::Tanh => map(x, E::tanh),
+        UnaryKind::Erf => map(x, E::erf),
+        UnaryKind::Reciprocal => map(x, |x| E::ONE / x),
+    }
+}
+
+fn map<E: Element>(x: &mut Tensor<Buffer<E>>, f: impl Fn(E) -> E) -> Result<Storage<E>> {
+    if let Some(mut out) = take::<E, E>(x) {
+        out.iter_mut().for_each(|element| *element = f(*element));
+        return Ok(E::store(out));
+    }
+    let view = view::<E, E>(x)?;
+    let mut out = reserve(view.len())?;
+    out.extend(view.iter().map(|&element| f(element)));
+    Ok(E::store(out))
+}

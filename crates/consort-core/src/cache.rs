@@ -1,0 +1,111 @@
+//! Keys and values of past tokens, in blocks.
+//!
+//! The core does the bookkeeping (which sequence owns which blocks: [`KvCache`](crate::KvCache)); a backend keeps the
+//! blocks' contents, in a layout of its own or as plain tensors `[blocks · rows, K, C]`. A step's [`CachePlan`] tells
+//! where the new rows go and where each sequence's rows lie.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::tensor::Tensor;
+
+/// What a cache holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheSpec {
+    /// Layers that share the block tables.
+    pub layers: usize,
+    /// K, key/value heads.
+    pub key_value_heads: usize,
+    /// C, width of a head.
+    pub head_width: usize,
+    /// Rows (tokens) per block. Fixed blocks from position 0 are what attention's partial sums may be split by.
+    pub block: usize,
+}
+
+/// A cache on a device, shared by handle.
+pub struct Cache<Buffer, Store>(Arc<Inner<Buffer, Store>>);
+
+struct Inner<Buffer, Store> {
+    spec: CacheSpec,
+    store: CacheStore<Buffer, Store>,
+}
+
+/// How a cache is kept.
+pub enum CacheStore<Buffer, Store> {
+    /// Per layer, keys and values as tensors `[blocks · rows, K, C]` of the backend's float type; `None` after an
+    /// operation on them failed.
+    Plain(Mutex<Vec<Option<[Tensor<Buffer>; 2]>>>),
+    /// As the backend keeps it.
+    Native(Store),
+}
+
+impl<Buffer, Store> Clone for Cache<Buffer, Store> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<Buffer, Store> Cache<Buffer, Store> {
+    /// A handle of `store`.
+    pub fn new(spec: CacheSpec, store: CacheStore<Buffer, Store>) -> Self {
+        Self(Arc::new(Inner { spec, store }))
+    }
+
+    /// What it holds.
+    pub fn spec(&self) -> &CacheSpec {
+        &self.0.spec
+    }
+
+    /// How it is kept.
+    pub fn store(&self) -> &CacheStore<Buffer, Store> {
+        &self.0.store
+    }
+}
+
+/// Locks a plain store; a panic elsewhere while it was held leaves `None` entries at worst, which are seen.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where the rows of one step belong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CachePlan {
+    /// Rows per block.
+    pub block: usize,
+    /// The step's rows, in the order of the activations.
+    pub rows: Vec<PlanRow>,
+    /// The sequences that they belong to.
+    pub sequences: Vec<PlanSequence>,
+}
+
+/// One row of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlanRow {
+    /// Index into [`CachePlan::sequences`].
+    pub sequence: usize,
+    /// Position in its sequence.
+    pub position: usize,
+}
+
+/// Where one sequence's keys and values lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanSequence {
+    /// Block `i` holds positions `i · block ..`; [`FREED`] where the window has passed.
+    pub blocks: Vec<u32>,
+    /// Positions held after the step.
+    pub length: usize,
+}
+
+/// A block that has left every window and was let go.
+pub const FREED: u32 = u32::MAX;
+
+impl CachePlan {
+    /// Physical row of `position` of `sequence`: `block · rows per block + row`.
+    pub fn physical(&self, sequence: usize, position: usize) -> u32 {
+        self.sequences[sequence].blocks[position / self.block] * self.block as u32 + (position % self.block) as u32
+    }
+
+    /// The physical row of every row of the step, where a write puts it.
+    pub fn targets(&self) -> Vec<u32> {
+        self.rows.iter().map(|row| self.physical(row.sequence, row.position)).collect()
+    }
+}

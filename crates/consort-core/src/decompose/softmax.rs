@@ -1,0 +1,21 @@
+//! `y = exp(x − max) / Σ exp(x − max)` over the last axis.
+
+use crate::{
+    backend::{Backend, TensorOf},
+    device::Device,
+    error::Result,
+    operation::{ReduceKind, UnaryKind},
+};
+
+/// Softmax of `[…, n]`. The greatest element is subtracted first, so that no finite input overflows.
+///
+/// # Errors
+/// What the primitives meet.
+pub fn softmax<B: Backend>(device: &Device<B>, x: TensorOf<B>) -> Result<TensorOf<B>> {
+    let last = x.shape().rank() - 1;
+    let greatest = device.reduce(&x, last, ReduceKind::Maximum)?;
+    let exponent = device.subtract(x, greatest)?;
+    let weights = device.unary(exponent, UnaryKind::Exp)?;
+    let sum = device.reduce(&weights, last, ReduceKind::Sum)?;
+    device.divide(weights, sum)
+}

@@ -1,0 +1,621 @@
+//! A backend opened for use: checks each operation once, finds a way to run it, and counts which way that was.
+//!
+//! - A primitive runs on the backend (**native**), or, when the backend answers `Unsupported`, on its host backend
+//!   (**host**): operands are downloaded, the result is uploaded.
+//! - A fused operation runs on the backend (**native**), or through its decomposition (**composed**, or **host** when
+//!   any part of it ran there).
+//!
+//! An operation's level is the worst of its parts. [`Policy`] says what a fall-back to the host does.
+
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use smallvec::SmallVec;
+
+use crate::{
+    backend::{Backend, CacheOf, FusedOf, Host, PrimitiveOf, Spec, TensorOf, Ticket, WeightOf},
+    cache::{Cache, CacheSpec, CacheStore, lock},
+    config::{Activation, RotaryPairing},
+    decompose,
+    dtype::{DType, WeightDType},
+    error::{Error, Result},
+    infer,
+    operation::{BinaryKind, Fused, MapOperands, Primitive, ReduceKind, UnaryKind},
+    shape::Shape,
+    stored::StoredTensor,
+    tensor::{HostData, Tensor},
+    weight::{self, Weight, WeightStore},
+};
+
+/// How an operation ran; ordered from best to worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// By the backend's own form.
+    Native,
+    /// Through its decomposition into other operations of the backend.
+    Composed,
+    /// At least partly on the host backend.
+    Host,
+}
+
+/// What happens when a primitive would run on the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// It runs and is counted.
+    #[default]
+    Allow,
+    /// It runs, is counted, and the first time of each operation is kept in [`Device::warnings`].
+    Warn,
+    /// It is [`Error::FallbackDenied`].
+    Deny,
+}
+
+/// How often an operation ran at each level.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Times native.
+    pub native: u64,
+    /// Times composed.
+    pub composed: u64,
+    /// Times on the host.
+    pub host: u64,
+}
+
+const PRIMITIVES: usize = Primitive::<()>::NAMES.len();
+const OPERATIONS: usize = PRIMITIVES + Fused::<(), (), ()>::NAMES.len();
+
+thread_local! {
+    /// Worst level among the parts of the operation that this thread is in.
+    static WORST: Cell<Level> = const { Cell::new(Level::Native) };
+}
+
+/// A backend opened for use; cloning it clones a handle.
+pub struct Device<B: Backend>(Arc<Inner<B>>);
+
+struct Inner<B: Backend> {
+    backend: B,
+    policy: Policy,
+    host: OnceLock<B::Host>,
+    counts: [[AtomicU64; 3]; OPERATIONS],
+    warnings: Mutex<Vec<&'static str>>,
+}
+
+impl<B: Backend> Clone for Device<B> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<B: Backend> Device<B> {
+    /// Opens `backend`, allowing fall-back.
+    pub fn new(backend: B) -> Self {
+        Self::with_policy(backend, Policy::Allow)
+    }
+
+    /// Opens `backend`.
+    pub fn with_policy(backend: B, policy: Policy) -> Self {
+        Self(Arc::new(Inner {
+            backend,
+            policy,
+            host: OnceLock::new(),
+            counts: [const { [const { AtomicU64::new(0) }; 3] }; OPERATIONS],
+            warnings: Mutex::new(Vec::new()),
+        }))
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &B {
+        &self.0.backend
+    }
+
+    /// The type that floats have here.
+    pub fn float(&self) -> DType {
+        self.0.backend.float()
+    }
+
+    /// How every operation ran since the device was opened, parts of decompositions included; operations that never ran
+    /// are left out.
+    pub fn report(&self) -> BTreeMap<&'static str, Counts> {
+        let names = Primitive::<()>::NAMES.iter().chain(Fused::<(), (), ()>::NAMES);
+        let counts = self.0.counts.iter().map(|levels| {
+            let [native, composed, host] = [0, 1, 2].map(|level: usize| levels[level].load(Ordering::Relaxed));
+            Counts { native, composed, host }
+        });
+        names.copied().zip(counts).filter(|(_, counts)| *counts != Counts::default()).collect()
+    }
+
+    /// Primitives that fell back to the host under [`Policy::Warn`].
+    pub fn warnings(&self) -> Vec<&'static str> {
+        lock(&self.0.warnings).clone()
+    }
+
+    fn count(&self, index: usize, level: Level) {
+        self.0.counts[index][level as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Runs a primitive.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the operands do not fit; [`Error::FallbackDenied`]; what the backend meets.
+    pub fn primitive(&self, mut operation: PrimitiveOf<B>) -> Result<TensorOf<B>> {
+        let spec = infer::primitive::<B>(&operation)?;
+        if let Some(done) = self.without_elements(&operation, &spec)? {
+            return Ok(done);
+        }
+        let index = operation.index();
+        let buffer = match self.0.backend.primitive(&mut operation, &spec) {
+            Ok(buffer) => {
+                self.count(index, Level::Native);
+                buffer
+            }
+            Err(Error::Unsupported { .. }) => {
+                let buffer = self.on_host(&operation, &spec)?;
+                self.count(index, Level::Host);
+                WORST.set(Level::Host);
+                buffer
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Tensor::new(buffer, spec.shape, spec.dtype))
+    }
+
+    /// Operations over nothing, which backends never see.
+    fn without_elements(&self, operation: &PrimitiveOf<B>, spec: &Spec) -> Result<Option<TensorOf<B>>> {
+        if spec.shape.elements() == 0 {
+            return self.zeros(spec.shape, spec.dtype).map(Some);
+        }
+        let mut empty_input = false;
+        operation.for_each_tensor(&mut |tensor| empty_input |= tensor.shape().elements() == 0);
+        if !empty_input {
+            return Ok(None);
+        }
+        Ok(Some(match operation {
+            Primitive::Write { into, .. } | Primitive::ScatterRows { into, .. } => self.contiguous(into)?,
+            // A sum over no terms, or rows gathered from none.
+            _ => self.zeros(spec.shape, spec.dtype)?,
+        }))
+    }
+
+    fn on_host(&self, operation: &PrimitiveOf<B>, spec: &Spec) -> Result<B::Buffer> {
+        let name = operation.name();
+        match self.0.policy {
+            Policy::Allow => {}
+            Policy::Warn => {
+                let mut warnings = lock(&self.0.warnings);
+                if !warnings.contains(&name) {
+                    warnings.push(name);
+                }
+            }
+            Policy::Deny => {
+                return Err(Error::FallbackDenied { backend: self.0.backend.name(), operation: name });
+            }
+        }
+        let host = self.0.host.get_or_init(B::Host::open);
+        let mut on_host = operation.try_map(&mut ToHost::<B> { device: self, host })?;
+        let result = host.evaluate(&mut on_host, spec)?;
+        self.0.backend.upload(host.download(&result)?.wait()?)
+    }
+
+    /// Runs a fused operation.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the operands do not fit; [`Error::FallbackDenied`]; what the backend meets.
+    pub fn fused(&self, mut operation: FusedOf<B>) -> Result<SmallVec<[TensorOf<B>; 2]>> {
+        let specs = infer::fused::<B>(&operation, self.float())?;
+        if !specs.is_empty() && specs.iter().all(|spec| spec.shape.elements() == 0) {
+            return specs.iter().map(|spec| self.zeros(spec.shape, spec.dtype)).collect();
+        }
+        let index = PRIMITIVES + operation.index();
+        let outer = WORST.replace(Level::Native);
+        let result = match self.0.backend.fused(&mut operation, &specs) {
+            Ok(buffers) => {
+                Ok(buffers.into_iter().zip(&specs).map(|(buffer, s)| Tensor::new(buffer, s.shape, s.dtype)).collect())
+            }
+            Err(Error::Unsupported { .. }) => {
+                WORST.set(Level::Composed);
+                decompose::fused(self, operation)
+            }
+            Err(error) => Err(error),
+        };
+        let level = WORST.get();
+        WORST.set(outer.max(level));
+        self.count(index, level);
+        result
+    }
+
+    /// Runs a fused operation that has one output.
+    ///
+    /// # Errors
+    /// As [`fused`](Self::fused).
+    pub fn one(&self, operation: FusedOf<B>) -> Result<TensorOf<B>> {
+        let name = operation.name();
+        self.fused(operation)?.pop().ok_or_else(|| Error::shape(name, "no output"))
+    }
+}
+
+/// Memory and data.
+impl<B: Backend> Device<B> {
+    /// Zeros.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn zeros(&self, shape: Shape, dtype: DType) -> Result<TensorOf<B>> {
+        Ok(Tensor::new(self.0.backend.alloc(dtype, shape.elements())?, shape, dtype))
+    }
+
+    /// Data from the host as a tensor of these sizes.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the number of elements differs.
+    pub fn upload(&self, data: HostData, sizes: &[usize]) -> Result<TensorOf<B>> {
+        let shape = Shape::new(sizes)?;
+        let dtype = data.dtype();
+        if data.len() != shape.elements() {
+            return Err(Error::shape("upload", format!("{} elements as {shape}", data.len())));
+        }
+        if data.is_empty() {
+            return self.zeros(shape, dtype);
+        }
+        Ok(Tensor::new(self.0.backend.upload(data)?, shape, dtype))
+    }
+
+    /// Numbers as a tensor of this device's float type.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the number of elements differs.
+    pub fn upload_floats(&self, values: &[f64], sizes: &[usize]) -> Result<TensorOf<B>> {
+        self.upload(HostData::from_f64(values.iter().copied(), self.float()), sizes)
+    }
+
+    /// Whole numbers as a vector.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn upload_ids(&self, ids: Vec<u32>) -> Result<TensorOf<B>> {
+        let sizes = [ids.len()];
+        self.upload(HostData::U32(ids), &sizes)
+    }
+
+    /// The elements of `x` in row-major order, when they are ready.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub fn download_later(&self, x: &TensorOf<B>) -> Result<B::Ticket> {
+        let x =
+            if x.layout().is_contiguous() && x.layout().offset() == 0 { x.clone() } else { self.copy(x, x.dtype())? };
+        self.0.backend.download(&x.buffer)
+    }
+
+    /// The elements of `x` in row-major order, now.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub fn download(&self, x: &TensorOf<B>) -> Result<HostData> {
+        let elements = x.shape().elements();
+        let mut data = self.download_later(x)?.wait()?;
+        // A contiguous view may be the beginning of a longer buffer.
+        match &mut data {
+            HostData::F32(data) => data.truncate(elements),
+            HostData::F64(data) => data.truncate(elements),
+            HostData::F16(data) => data.truncate(elements),
+            HostData::BF16(data) => data.truncate(elements),
+            HostData::U32(data) => data.truncate(elements),
+        }
+        Ok(data)
+    }
+
+    /// Starts what was recorded.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub fn submit(&self) -> Result<()> {
+        self.0.backend.submit()
+    }
+
+    /// `x` itself when it is row-major without gaps, else a copy.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn contiguous(&self, x: &TensorOf<B>) -> Result<TensorOf<B>> {
+        if x.layout().is_contiguous() { Ok(x.clone()) } else { self.copy(x, x.dtype()) }
+    }
+
+    /// The same elements under another shape, copied only where strides forbid a view.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the number of elements differs.
+    pub fn reshape(&self, x: &TensorOf<B>, sizes: &[usize]) -> Result<TensorOf<B>> {
+        match x.layout().reshape(Shape::new(sizes)?)? {
+            Some(layout) => Ok(Tensor::with_layout(x.buffer.clone(), layout, x.dtype())),
+            None => self.copy(x, x.dtype())?.view(sizes),
+        }
+    }
+
+    /// A weight from stored parts concatenated along the outputs, kept as `dtype`.
+    ///
+    /// # Errors
+    /// [`Error::Weight`] names a part that does not fit or has an element that is not finite.
+    pub fn pack(&self, parts: &[StoredTensor], dtype: WeightDType) -> Result<WeightOf<B>> {
+        let shape = weight::concatenated_shape(parts)?;
+        let store = match self.0.backend.pack(parts, dtype) {
+            Ok(packed) => WeightStore::Packed(packed),
+            Err(Error::Unsupported { .. }) => {
+                WeightStore::Plain(self.upload(weight::decode(parts, dtype, self.float())?, &shape)?)
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Weight::new(shape, dtype, store))
+    }
+
+    /// A weight as a tensor `[outputs, inputs]`: what operations over it compute with.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn unpack(&self, weight: &WeightOf<B>) -> Result<TensorOf<B>> {
+        match weight.store() {
+            WeightStore::Plain(tensor) => Ok(tensor.clone()),
+            WeightStore::Packed(packed) => {
+                let shape = Shape::new(&[weight.outputs(), weight.inputs()])?;
+                Ok(Tensor::new(self.0.backend.unpack(packed)?, shape, self.float()))
+            }
+        }
+    }
+
+    /// A vector of stored elements as a tensor `[n]` of this device's float type.
+    ///
+    /// # Errors
+    /// [`Error::Weight`] names an element that is not finite.
+    pub fn vector(&self, parts: &[StoredTensor]) -> Result<TensorOf<B>> {
+        let mut data = Vec::new();
+        for part in parts {
+            let decoded = weight::decode(std::slice::from_ref(part), WeightDType::F64, DType::F64)?;
+            data.extend(decoded.to_f64());
+        }
+        self.upload_floats(&data, &[data.len()])
+    }
+
+    /// A cache without blocks.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn cache(&self, spec: CacheSpec) -> Result<CacheOf<B>> {
+        let store = match self.0.backend.cache_new(&spec) {
+            Ok(store) => CacheStore::Native(store),
+            Err(Error::Unsupported { .. }) => {
+                let shape = Shape::new(&[0, spec.key_value_heads, spec.head_width])?;
+                let layers = (0..spec.layers)
+                    .map(|_| Ok(Some([self.zeros(shape, self.float())?, self.zeros(shape, self.float())?])))
+                    .collect::<Result<_>>()?;
+                CacheStore::Plain(Mutex::new(layers))
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Cache::new(spec, store))
+    }
+
+    /// Makes room for `blocks` blocks in all layers.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] leaves the cache as it was.
+    pub fn cache_reserve(&self, cache: &CacheOf<B>, blocks: usize) -> Result<()> {
+        match cache.store() {
+            CacheStore::Native(store) => self.0.backend.cache_reserve(store, blocks),
+            CacheStore::Plain(layers) => decompose::cache_reserve(self, cache.spec(), &mut lock(layers), blocks),
+        }
+    }
+
+    /// Copies whole blocks in all layers: `(from, to)`.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub fn cache_copy(&self, cache: &CacheOf<B>, pairs: &[(u32, u32)]) -> Result<()> {
+        match cache.store() {
+            CacheStore::Native(store) => self.0.backend.cache_copy(store, pairs),
+            CacheStore::Plain(layers) => decompose::cache_copy(self, cache.spec(), &mut lock(layers), pairs),
+        }
+    }
+
+    /// Keys and values of a layer at physical rows, each `[R, K, C]`.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub fn cache_read(&self, cache: &CacheOf<B>, layer: usize, rows: &[u32]) -> Result<[TensorOf<B>; 2]> {
+        match cache.store() {
+            CacheStore::Native(store) => {
+                let shape = Shape::new(&[rows.len(), cache.spec().key_value_heads, cache.spec().head_width])?;
+                let [key, value] = self.0.backend.cache_read(store, layer, rows)?;
+                Ok([Tensor::new(key, shape, self.float()), Tensor::new(value, shape, self.float())])
+            }
+            CacheStore::Plain(layers) => decompose::cache_read(self, &lock(layers), layer, rows),
+        }
+    }
+}
+
+/// Primitives by name; see [`Primitive`] for shapes and meaning. All return what [`Device::primitive`] does.
+#[allow(clippy::missing_errors_doc)]
+impl<B: Backend> Device<B> {
+    /// [`Primitive::Fill`] of the float type.
+    pub fn fill(&self, sizes: &[usize], value: f64) -> Result<TensorOf<B>> {
+        self.primitive(Primitive::Fill { shape: Shape::new(sizes)?, value, dtype: self.float() })
+    }
+
+    /// [`Primitive::Copy`].
+    pub fn copy(&self, x: &TensorOf<B>, dtype: DType) -> Result<TensorOf<B>> {
+        self.primitive(Primitive::Copy { x: x.clone(), dtype })
+    }
+
+    /// [`Primitive::Write`].
+    pub fn write(&self, into: TensorOf<B>, x: TensorOf<B>, start: &[usize]) -> Result<TensorOf<B>> {
+        self.primitive(Primitive::Write { into, x, start: Shape::new(start)? })
+    }
+
+    /// [`Primitive::Unary`].
+    pub fn unary(&self, x: TensorOf<B>, kind: UnaryKind) -> Result<TensorOf<B>> {
+        self.primitive(Primitive::Unary { x, kind })
+    }
+
+    /// [`Primitive::Binary`].
+    pub fn binary(&self, a: TensorOf<B>, b: TensorOf<B>, kind: BinaryKind) -> Result<TensorOf<B>> {
+        self.primitive(Primitive::Binary { a, b, kind })
+    }
+
+    /// `a + b`.
+    pub fn add(&self, a: TensorOf<B>, b: TensorOf<B>) -> Result<TensorOf<B>> {
+        self.binary(a, b, BinaryKind::Add)
+    }
+
+    /// `a − b`.
+    pub fn subtract(&self, a: TensorOf<B>, b: TensorOf<B>) -> Result<TensorOf<B>> {
+        self.binary(a, b, BinaryKind::Subtract)
+    }
+
+    /// `a · b`, element by element.
+    pub fn multiply(&self, a: TensorOf<B>, b: TensorOf<B>) -> Result<TensorOf<B>> {
+        self.binary(a, b, BinaryKind::Multiply)
+    }
+
+    /// `a / b`.
+    pub fn divide(&self, a: TensorOf<B>, b: TensorOf<B>) -> Result<TensorOf<B>> {
+        self.binary(a, b, BinaryKind::Divide)
+    }
+
+    /// `a · factor`; `a` itself for a factor of 1.
+    pub fn scale(&self, a: TensorOf<B>, factor: f64) -> Result<TensorOf<B>> {
+        if factor == 1.0 {
+            return Ok(a);
+        }
+        let factor = self.fill(&[1], factor)?;
+        self.multiply(a, factor)
+    }
+
+    /// [`Primitive::Select`].
+    pub fn select(&self, mask: TensorOf<B>, a: TensorOf<B>, b: TensorOf<B>) -> Result<TensorOf<B>> {
+        self.primitive(Primitive::Select { mask, a, b })
+    }
+
+    /// [`Primitive::Reduce`].
+    pub fn reduce(&self, x: &TensorOf<B>, axis: usize, kind: ReduceKind) -> Result<TensorOf<B>> {
+        self.primitive(Primitive::Reduce { x: x.clone(), axis, kind })
+    }
+
+    /// [`Primitive::MatMul`].
+    pub fn matmul(&self, a: &TensorOf<B>, b: &TensorOf<B>) -> Result<TensorOf<B>> {
+        self.primitive(Primitive::MatMul { a: a.clone(), b: b.clone() })
+    }
+
+    /// [`Primitive::GatherRows`].
+    pub fn gather_rows(&self, x: &TensorOf<B>, ids: &TensorOf<B>) -> Result<TensorOf<B>> {
+        self.primitive(Primitive::GatherRows { x: x.clone(), ids: ids.clone() })
+    }
+
+    /// [`Primitive::ScatterRows`].
+    pub fn scatter_rows(&self, into: TensorOf<B>, ids: &TensorOf<B>, x: TensorOf<B>, add: bool) -> Result<TensorOf<B>> {
+        self.primitive(Primitive::ScatterRows { into, ids: ids.clone(), x, add })
+    }
+}
+
+/// Fused operations by name; see [`Fused`] for shapes and meaning. All return what [`Device::fused`] does.
+#[allow(clippy::missing_errors_doc)]
+impl<B: Backend> Device<B> {
+    /// [`Fused::Softmax`].
+    pub fn softmax(&self, x: TensorOf<B>) -> Result<TensorOf<B>> {
+        self.one(Fused::Softmax { x })
+    }
+
+    /// [`Fused::LayerNorm`].
+    pub fn layer_norm(
+        &self,
+        x: TensorOf<B>,
+        weight: &TensorOf<B>,
+        bias: Option<&TensorOf<B>>,
+        epsilon: f64,
+    ) -> Result<TensorOf<B>> {
+        self.one(Fused::LayerNorm { x, weight: weight.clone(), bias: bias.cloned(), epsilon })
+    }
+
+    /// [`Fused::RmsNorm`].
+    pub fn rms_norm(
+        &self,
+        x: TensorOf<B>,
+        weight: &TensorOf<B>,
+        epsilon: f64,
+        unit_offset: bool,
+    ) -> Result<TensorOf<B>> {
+        self.one(Fused::RmsNorm { x, weight: weight.clone(), epsilon, unit_offset })
+    }
+
+    /// [`Fused::Rotary`].
+    pub fn rotary(
+        &self,
+        x: TensorOf<B>,
+        [cos, sin]: &[TensorOf<B>; 2],
+        ids: &TensorOf<B>,
+        pairing: RotaryPairing,
+    ) -> Result<TensorOf<B>> {
+        self.one(Fused::Rotary { x, cos: cos.clone(), sin: sin.clone(), ids: ids.clone(), pairing })
+    }
+
+    /// [`Fused::Activation`].
+    pub fn activation(&self, x: TensorOf<B>, kind: Activation) -> Result<TensorOf<B>> {
+        self.one(Fused::Activation { x, kind })
+    }
+
+    /// [`Fused::Gated`].
+    pub fn gated(&self, gate: TensorOf<B>, up: TensorOf<B>, kind: Activation) -> Result<TensorOf<B>> {
+        self.one(Fused::Gated { gate, up, kind })
+    }
+
+    /// [`Fused::SoftCap`].
+    pub fn soft_cap(&self, x: TensorOf<B>, cap: f64) -> Result<TensorOf<B>> {
+        self.one(Fused::SoftCap { x, cap })
+    }
+
+    /// [`Fused::Linear`].
+    pub fn linear(
+        &self,
+        x: TensorOf<B>,
+        weight: &WeightOf<B>,
+        bias: Option<&TensorOf<B>>,
+        activation: Option<Activation>,
+        residual: Option<TensorOf<B>>,
+    ) -> Result<TensorOf<B>> {
+        self.one(Fused::Linear { x, weight: weight.clone(), bias: bias.cloned(), activation, residual })
+    }
+
+    /// [`Fused::Embedding`].
+    pub fn embedding(&self, weight: &WeightOf<B>, ids: &TensorOf<B>) -> Result<TensorOf<B>> {
+        self.one(Fused::Embedding { weight: weight.clone(), ids: ids.clone() })
+    }
+}
+
+/// Takes operands to the host backend.
+struct ToHost<'a, B: Backend> {
+    device: &'a Device<B>,
+    host: &'a B::Host,
+}
+
+impl<B: Backend> MapOperands<TensorOf<B>, (), ()> for ToHost<'_, B> {
+    type Tensor = TensorOf<B::Host>;
+    type Weight = ();
+    type Cache = ();
+
+    fn tensor(&mut self, tensor: &TensorOf<B>) -> Result<Self::Tensor> {
+        // The whole buffer crosses, so that no layout needs work on a device that may be unable to do it.
+        let buffer = self.host.upload(self.device.0.backend.download(&tensor.buffer)?.wait()?)?;
+        Ok(Tensor::with_layout(buffer, *tensor.layout(), tensor.dtype()))
+    }
+
+    fn weight(&mut self, (): &()) -> Result<()> {
+        Ok(())
+    }
+
+    fn cache(&mut self, (): &()) -> Result<()> {
+        Ok(())
+    }
+}

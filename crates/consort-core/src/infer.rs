@@ -1,0 +1,241 @@
+//! The one place where operands are checked, and what their outputs will be.
+
+use smallvec::{SmallVec, smallvec};
+
+use crate::{
+    backend::{Backend, FusedOf, PrimitiveOf, Spec, TensorOf},
+    dtype::DType,
+    error::{Error, Result},
+    operation::{BinaryKind, Fused, Mask, Primitive, ReduceKind, ScoreBias},
+    shape::Shape,
+};
+
+/// Output of a primitive.
+///
+/// # Errors
+/// [`Error::Shape`] says which operands do not fit together.
+pub fn primitive<B: Backend>(operation: &PrimitiveOf<B>) -> Result<Spec> {
+    let name = operation.name();
+    let check = |fits: bool, what: &dyn Fn() -> String| if fits { Ok(()) } else { Err(Error::shape(name, what())) };
+    let same_dtype = |a: &TensorOf<B>, b: &TensorOf<B>| {
+        check(a.dtype() == b.dtype(), &|| format!("{} beside {}", a.dtype(), b.dtype()))
+    };
+    let float = |x: &TensorOf<B>| {
+        check(matches!(x.dtype(), DType::F32 | DType::F64), &|| format!("{} is not a type to compute in", x.dtype()))
+    };
+    let ids = |ids: &TensorOf<B>| {
+        check(ids.dtype() == DType::U32 && ids.shape().rank() == 1, &|| {
+            format!("ids are {} {}, not a vector of u32", ids.dtype(), ids.shape())
+        })
+    };
+    Ok(match operation {
+        Primitive::Fill { shape, dtype, .. } => Spec { shape: *shape, dtype: *dtype },
+        Primitive::Copy { x, dtype } => Spec { shape: *x.shape(), dtype: *dtype },
+        Primitive::Write { into, x, start } => {
+            same_dtype(into, x)?;
+            let inside = into.shape().rank() == x.shape().rank()
+                && start.rank() == x.shape().rank()
+                && (0..start.rank()).all(|axis| {
+                    start.sizes()[axis].checked_add(x.size(axis)).is_some_and(|end| end <= into.size(axis))
+                });
+            check(inside, &|| format!("{} at {start} into {}", x.shape(), into.shape()))?;
+            Spec { shape: *into.shape(), dtype: into.dtype() }
+        }
+        Primitive::Unary { x, .. } => {
+            float(x)?;
+            Spec { shape: *x.shape(), dtype: x.dtype() }
+        }
+        Primitive::Binary { a, b, kind } => {
+            same_dtype(a, b)?;
+            let comparison = matches!(kind, BinaryKind::Less | BinaryKind::Equal);
+            if !comparison {
+                float(a)?;
+            }
+            let dtype = if comparison { DType::U32 } else { a.dtype() };
+            Spec { shape: broadcast(name, a.shape(), b.shape())?, dtype }
+        }
+        Primitive::Select { mask, a, b } => {
+            same_dtype(a, b)?;
+            check(mask.dtype() == DType::U32, &|| format!("the mask is {}, not u32", mask.dtype()))?;
+            let shape = broadcast(name, &broadcast(name, a.shape(), b.shape())?, mask.shape())?;
+            Spec { shape, dtype: a.dtype() }
+        }
+        Primitive::Reduce { x, axis, kind } => {
+            float(x)?;
+            check(*axis < x.shape().rank(), &|| format!("axis {axis} of {}", x.shape()))?;
+            let empty = x.size(*axis) == 0;
+            check(!empty || *kind == ReduceKind::Sum, &|| {
+                format!("the greatest of none, axis {axis} of {}", x.shape())
+            })?;
+            let mut sizes: SmallVec<[usize; 6]> = SmallVec::from_slice(x.sizes());
+            sizes[*axis] = 1;
+            let dtype = if *kind == ReduceKind::ArgMaximum { DType::U32 } else { x.dtype() };
+            Spec { shape: Shape::new(&sizes)?, dtype }
+        }
+        Primitive::MatMul { a, b } => {
+            float(a)?;
+            same_dtype(a, b)?;
+            let (ra, rb) = (a.shape().rank(), b.shape().rank());
+            let fits = ra >= 2 && rb >= 2 && a.size(ra - 1) == b.size(rb - 2);
+            check(fits, &|| format!("{} times {}", a.shape(), b.shape()))?;
+            let batch = broadcast(name, &Shape::new(&a.sizes()[..ra - 2])?, &Shape::new(&b.sizes()[..rb - 2])?)?;
+            let mut sizes: SmallVec<[usize; 6]> = SmallVec::from_slice(batch.sizes());
+            sizes.extend([a.size(ra - 2), b.size(rb - 1)]);
+            Spec { shape: Shape::new(&sizes)?, dtype: a.dtype() }
+        }
+        Primitive::GatherRows { x, ids: rows } => {
+            ids(rows)?;
+            check(x.shape().rank() >= 1, &|| format!("rows of {}", x.shape()))?;
+            let mut sizes: SmallVec<[usize; 6]> = SmallVec::from_slice(x.sizes());
+            sizes[0] = rows.size(0);
+            Spec { shape: Shape::new(&sizes)?, dtype: x.dtype() }
+        }
+        Primitive::ScatterRows { into, ids: rows, x, add } => {
+            ids(rows)?;
+            same_dtype(into, x)?;
+            if *add {
+                float(x)?;
+            }
+            let fits = into.shape().rank() >= 1
+                && into.shape().rank() == x.shape().rank()
+                && x.size(0) == rows.size(0)
+                && into.sizes()[1..] == x.sizes()[1..];
+            check(fits, &|| format!("{} at {} rows into {}", x.shape(), rows.size(0), into.shape()))?;
+            Spec { shape: *into.shape(), dtype: into.dtype() }
+        }
+    })
+}
+
+/// Outputs of a fused operation, as many as it has.
+///
+/// # Errors
+/// [`Error::Shape`] says which operands do not fit together.
+pub fn fused<B: Backend>(operation: &FusedOf<B>, float: DType) -> Result<SmallVec<[Spec; 2]>> {
+    let name = operation.name();
+    let check = |fits: bool, what: &dyn Fn() -> String| if fits { Ok(()) } else { Err(Error::shape(name, what())) };
+    let mut wrong_dtype = None;
+    operation.for_each_tensor(&mut |tensor| {
+        if tensor.dtype() != float && tensor.dtype() != DType::U32 {
+            wrong_dtype = Some(tensor.dtype());
+        }
+    });
+    check(wrong_dtype.is_none(), &|| format!("{wrong_dtype:?} operand, the device computes in {float}"))?;
+    let same = |x: &TensorOf<B>| smallvec![Spec { shape: *x.shape(), dtype: x.dtype() }];
+    let vector = |what: &str, x: &TensorOf<B>, n: usize| {
+        check(x.sizes() == [n], &|| format!("{what} of {}, expected [{n}]", x.shape()))
+    };
+    let last = |x: &TensorOf<B>| match x.sizes().last() {
+        Some(&n) => Ok(n),
+        None => Err(Error::shape(name, "a scalar has no last axis")),
+    };
+    let heads = |query: &TensorOf<B>, keys: usize, head_width: usize| {
+        let fits = query.shape().rank() == 3
+            && query.size(2) == head_width
+            && keys > 0
+            && query.size(1) > 0
+            && query.size(1).is_multiple_of(keys);
+        check(fits, &|| format!("queries {} over {keys} key heads of width {head_width}", query.shape()))
+    };
+    let score_bias = |query: &TensorOf<B>, bias: &Option<TensorOf<B>>, kind: ScoreBias| match (kind, bias) {
+        (ScoreBias::None, None) => Ok(()),
+        (ScoreBias::Relative { buckets, .. }, Some(table)) => check(table.sizes() == [buckets, query.size(1)], &|| {
+            format!("bias table {}, expected [{buckets}, {}]", table.shape(), query.size(1))
+        }),
+        (ScoreBias::Linear, Some(slopes)) => vector("slopes", slopes, query.size(1)),
+        (kind, bias) => Err(Error::shape(name, format!("{kind:?} with bias {:?}", bias.as_ref().map(|b| *b.shape())))),
+    };
+    Ok(match operation {
+        Fused::Softmax { x } => {
+            last(x)?;
+            same(x)
+        }
+        Fused::LayerNorm { x, weight, bias, .. } => {
+            let n = last(x)?;
+            vector("weight", weight, n)?;
+            if let Some(bias) = bias {
+                vector("bias", bias, n)?;
+            }
+            same(x)
+        }
+        Fused::RmsNorm { x, weight, .. } => {
+            vector("weight", weight, last(x)?)?;
+            same(x)
+        }
+        Fused::Rotary { x, cos, sin, ids, .. } => {
+            let fits = x.shape().rank() == 3
+                && cos.shape().rank() == 2
+                && cos.sizes() == sin.sizes()
+                && 2 * cos.size(1) <= x.size(2)
+                && ids.sizes() == [x.size(0)]
+                && ids.dtype() == DType::U32;
+            check(fits, &|| format!("{} with tables {} and ids {}", x.shape(), cos.shape(), ids.shape()))?;
+            same(x)
+        }
+        Fused::Activation { x, .. } | Fused::SoftCap { x, .. } => same(x),
+        Fused::Gated { gate, up, .. } => {
+            check(gate.shape() == up.shape(), &|| format!("gate {} beside up {}", gate.shape(), up.shape()))?;
+            same(up)
+        }
+        Fused::Linear { x, weight, bias, residual, .. } => {
+            check(x.shape().rank() == 2 && x.size(1) == weight.inputs(), &|| {
+                format!("{} times a weight of {} inputs", x.shape(), weight.inputs())
+            })?;
+            let shape = Shape::new(&[x.size(0), weight.outputs()])?;
+            if let Some(bias) = bias {
+                vector("bias", bias, weight.outputs())?;
+            }
+            if let Some(residual) = residual {
+                check(*residual.shape() == shape, &|| format!("residual {}, expected {shape}", residual.shape()))?;
+            }
+            smallvec![Spec { shape, dtype: x.dtype() }]
+        }
+        Fused::Embedding { weight, ids } => {
+            check(ids.dtype() == DType::U32 && ids.shape().rank() == 1, &|| format!("ids {}", ids.shape()))?;
+            smallvec![Spec { shape: Shape::new(&[ids.size(0), weight.inputs()])?, dtype: float }]
+        }
+        Fused::Attention { query, key, value, bias, segments, attributes } => {
+            check(key.shape().rank() == 3 && key.shape() == value.shape(), &|| {
+                format!("keys {} beside values {}", key.shape(), value.shape())
+            })?;
+            heads(query, key.size(1), key.size(2))?;
+            score_bias(query, bias, attributes.bias)?;
+            let causal = matches!(attributes.mask, Mask::Causal { .. });
+            let covers = |lengths: &[usize], rows: usize| {
+                lengths.iter().try_fold(0usize, |sum, &length| sum.checked_add(length)) == Some(rows)
+            };
+            let fits = segments.queries.len() == segments.keys.len()
+                && covers(&segments.queries, query.size(0))
+                && covers(&segments.keys, key.size(0))
+                && (!causal || segments.queries == segments.keys);
+            check(fits, &|| format!("segments {segments:?} over {} queries and {} keys", query.size(0), key.size(0)))?;
+            same(query)
+        }
+        Fused::CacheWrite { cache, key, value, layer, plan } => {
+            let spec = cache.spec();
+            let expected = [plan.rows.len(), spec.key_value_heads, spec.head_width];
+            check(key.sizes() == expected && value.sizes() == expected && *layer < spec.layers, &|| {
+                format!("keys {} and values {} at layer {layer}, expected {expected:?}", key.shape(), value.shape())
+            })?;
+            smallvec![]
+        }
+        Fused::CachedAttention { query, cache, bias, layer, plan, attributes } => {
+            let spec = cache.spec();
+            heads(query, spec.key_value_heads, spec.head_width)?;
+            score_bias(query, bias, attributes.bias)?;
+            check(query.size(0) == plan.rows.len() && *layer < spec.layers, &|| {
+                format!("{} planned rows for queries {} at layer {layer}", plan.rows.len(), query.shape())
+            })?;
+            same(query)
+        }
+        Fused::Sample { logits, rows } => {
+            check(logits.shape().rank() == 2 && logits.size(0) == rows.len() && logits.size(1) > 0, &|| {
+                format!("logits {} for {} rows", logits.shape(), rows.len())
+            })?;
+            smallvec![Spec { shape: Shape::new(&[rows.len()])?, dtype: DType::U32 }]
+        }
+    })
+}
+
+fn broadcast(operation: &'static str, a: &Shape, b: &Shape) -> Result<Shape> {
+    a.broadcast(b).map_err(|_| Error::shape(operation, format!("{a} does not broadcast with {b}")))
+}

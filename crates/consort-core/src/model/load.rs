@@ -1,0 +1,108 @@
+//! Stored weights into packed ones, each checked against its slot.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::{
+    backend::{Backend, TensorOf, WeightOf},
+    config::TransformerConfig,
+    device::Device,
+    dtype::WeightDType,
+    error::{Error, Result},
+    stored::StoredTensor,
+};
+
+/// Where a model's stored weights come from.
+pub trait Weights {
+    /// The tensor of a slot of [`TransformerConfig::slots`].
+    fn stored(&self, slot: &str) -> Option<StoredTensor>;
+}
+
+/// Weights held in memory, by slot.
+pub type WeightMap = BTreeMap<String, StoredTensor>;
+
+impl Weights for WeightMap {
+    fn stored(&self, slot: &str) -> Option<StoredTensor> {
+        self.get(slot).cloned()
+    }
+}
+
+/// How weights are loaded.
+#[derive(Default)]
+pub struct LoadOptions<'a> {
+    /// Type that projections and tables are kept in; as stored by default.
+    pub dtype: Option<WeightDType>,
+    /// Called with (slots loaded, slots in all).
+    pub progress: Option<&'a mut dyn FnMut(usize, usize)>,
+}
+
+pub(super) struct Loader<'a, B: Backend> {
+    pub(super) device: &'a Device<B>,
+    weights: &'a dyn Weights,
+    options: LoadOptions<'a>,
+    shapes: HashMap<String, [usize; 2]>,
+    loaded: usize,
+}
+
+impl<'a, B: Backend> Loader<'a, B> {
+    pub(super) fn new(
+        device: &'a Device<B>,
+        config: &TransformerConfig,
+        weights: &'a dyn Weights,
+        options: LoadOptions<'a>,
+    ) -> Self {
+        let shapes = config.slots().into_iter().map(|slot| (slot.name, slot.shape)).collect();
+        Self { device, weights, options, shapes, loaded: 0 }
+    }
+
+    /// The slots' matrices, one under the other, packed.
+    pub(super) fn weight(&mut self, slots: &[&str]) -> Result<WeightOf<B>> {
+        let parts = self.parts(slots)?;
+        let dtype = self.options.dtype.unwrap_or(parts[0].dtype());
+        self.device.pack(&parts, dtype)
+    }
+
+    /// The slots' vectors, one after the other.
+    pub(super) fn vector(&mut self, slots: &[&str]) -> Result<TensorOf<B>> {
+        let parts = self.parts(slots)?;
+        self.device.vector(&parts)
+    }
+
+    /// A small table as a tensor.
+    pub(super) fn table(&mut self, slot: &str) -> Result<TensorOf<B>> {
+        let part = &self.parts(&[slot])?[0];
+        let [rows, width] = part.shape();
+        let values: Vec<f64> = (0..rows).flat_map(|row| part.row(row).collect::<Vec<_>>()).collect();
+        self.device.upload_floats(&values, &[rows, width])
+    }
+
+    /// The first row of a table.
+    pub(super) fn first_row(&mut self, slot: &str) -> Result<TensorOf<B>> {
+        let part = self.parts(&[slot])?.remove(0);
+        self.device.vector(&[part.outputs(0..1)?])
+    }
+
+    fn parts(&mut self, slots: &[&str]) -> Result<Vec<StoredTensor>> {
+        let parts: Vec<StoredTensor> = slots
+            .iter()
+            .map(|&slot| {
+                let expected = self.shapes.get(slot).ok_or_else(|| Error::weight(slot, "no such slot"))?;
+                let part = self
+                    .weights
+                    .stored(slot)
+                    .ok_or_else(|| Error::weight(slot, format!("missing; expected {expected:?}")))?;
+                if part.shape() != *expected {
+                    return Err(Error::weight(
+                        slot,
+                        format!("'{}' is {:?}, expected {expected:?}", part.name(), part.shape()),
+                    ));
+                }
+                Ok(part)
+            })
+            .collect::<Result<_>>()?;
+        self.loaded += slots.len();
+        if let Some(progress) = &mut self.options.progress {
+            progress(self.loaded, self.shapes.len());
+        }
+        Ok(parts)
+    }
+}

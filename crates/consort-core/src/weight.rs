@@ -1,0 +1,121 @@
+//! Packed weights: opaque to everyone but the backend that packed them.
+
+use std::sync::Arc;
+
+use crate::{
+    dtype::{DType, WeightDType},
+    error::{Error, Result},
+    stored::StoredTensor,
+    tensor::{HostData, Tensor},
+};
+
+/// A weight `[outputs, inputs]` on a device, shared by handle: a tied embedding exists once.
+pub struct Weight<Buffer, Packed>(Arc<Inner<Buffer, Packed>>);
+
+struct Inner<Buffer, Packed> {
+    outputs: usize,
+    inputs: usize,
+    dtype: WeightDType,
+    store: WeightStore<Buffer, Packed>,
+}
+
+/// How a weight is kept.
+pub enum WeightStore<Buffer, Packed> {
+    /// As a tensor `[outputs, inputs]` of the backend's float type: for backends without a layout of their own.
+    Plain(Tensor<Buffer>),
+    /// As the backend packed it.
+    Packed(Packed),
+}
+
+impl<Buffer, Packed> Clone for Weight<Buffer, Packed> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<Buffer, Packed> Weight<Buffer, Packed> {
+    /// A handle of `store`.
+    pub fn new([outputs, inputs]: [usize; 2], dtype: WeightDType, store: WeightStore<Buffer, Packed>) -> Self {
+        Self(Arc::new(Inner { outputs, inputs, dtype, store }))
+    }
+
+    /// Rows: outputs of a projection, entries of a table.
+    pub fn outputs(&self) -> usize {
+        self.0.outputs
+    }
+
+    /// Columns: inputs of a projection, width of a table.
+    pub fn inputs(&self) -> usize {
+        self.0.inputs
+    }
+
+    /// The type that the values were rounded to.
+    pub fn dtype(&self) -> WeightDType {
+        self.0.dtype
+    }
+
+    /// How it is kept.
+    pub fn store(&self) -> &WeightStore<Buffer, Packed> {
+        &self.0.store
+    }
+}
+
+/// `[Σ outputs, inputs]` of stored parts concatenated along the outputs.
+///
+/// # Errors
+/// [`Error::Weight`] without parts or when their inputs differ.
+pub fn concatenated_shape(parts: &[StoredTensor]) -> Result<[usize; 2]> {
+    let first = parts.first().ok_or_else(|| Error::weight("(none)", "a weight of no parts"))?;
+    let inputs = first.shape()[1];
+    let mut outputs = 0;
+    for part in parts {
+        if part.shape()[1] != inputs {
+            return Err(Error::weight(
+                part.name(),
+                format!("{:?} cannot stand under '{}' of {inputs} inputs", part.shape(), first.name()),
+            ));
+        }
+        outputs += part.shape()[0];
+    }
+    Ok([outputs, inputs])
+}
+
+/// Stored parts as host data `[Σ outputs, inputs]`: decoded exactly, rounded to `keep`, then to `dtype`; the source's
+/// pages are let go part by part.
+///
+/// # Errors
+/// [`Error::Weight`] names the first element that is not finite.
+pub fn decode(parts: &[StoredTensor], keep: WeightDType, dtype: DType) -> Result<HostData> {
+    let [outputs, inputs] = concatenated_shape(parts)?;
+    let mut wide = Vec::new();
+    let mut narrow = Vec::new();
+    if dtype == DType::F64 {
+        wide.reserve_exact(outputs * inputs);
+    } else {
+        narrow.reserve_exact(outputs * inputs);
+    }
+    for part in parts {
+        for output in 0..part.shape()[0] {
+            for (input, value) in part.row(output).enumerate() {
+                let kept = keep.round(value);
+                if !kept.is_finite() {
+                    return Err(Error::weight(
+                        part.name(),
+                        format!("element [{output}, {input}] is {value}{}, not a finite number", beyond(value, keep)),
+                    ));
+                }
+                if dtype == DType::F64 {
+                    wide.push(kept);
+                } else {
+                    narrow.push(kept as f32);
+                }
+            }
+        }
+        part.release();
+    }
+    Ok(if dtype == DType::F64 { HostData::F64(wide) } else { HostData::F32(narrow) })
+}
+
+fn beyond(value: f64, keep: WeightDType) -> String {
+    if value.is_finite() { format!(" (beyond {keep})") } else { String::new() }
+}

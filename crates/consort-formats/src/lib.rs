@@ -1,0 +1,36 @@
+//! Reads model directories: a configuration becomes a [`TransformerConfig`](consort_core::TransformerConfig), tensors
+//! become the weights of its slots.
+//!
+//! - **A family is a mapping table, not a model.** `families/` has one file for each `model_type`: which configuration
+//!   keys make which choices, with the reference's defaults, and which tensor fills which slot. Adding a family adds a
+//!   file there and nothing to the graph.
+//! - **Files are not trusted.** Sizes, offsets, types and paths are checked before anything is used; no file makes this
+//!   crate panic, read outside of it, or take more memory than a small multiple of its size.
+//! - **Everything is accounted for.** Each slot is filled or named as missing, each shape is checked against the
+//!   configuration, each tensor is used or named as unused.
+//! - **Weights stay in their files,** memory-mapped, with their stored type; transposed and fused matrices are strides.
+//!
+//! The reference for what keys mean and what they default to is `transformers` 5.23, which also reads what version 4
+//! wrote.
+#![deny(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)
+)]
+
+mod directory;
+mod error;
+mod families;
+mod generation;
+mod json;
+mod map;
+mod safetensors;
+mod weights;
+
+#[doc(hidden)]
+pub mod fuzzing;
+
+pub use directory::{Model, open};
+pub use error::Error;
+pub use generation::{EarlyStopping, GenerationConfig};
+pub use weights::Weights;

@@ -1,0 +1,38 @@
+//! Consort: one transformer, written once, played by every backend.
+//!
+//! ```no_run
+//! use consort::{LoadOptions, Model, Settings};
+//!
+//! fn main() -> Result<(), consort::Error> {
+//!     let model = Model::open("path/to/model-directory")?.load(&LoadOptions::default())?;
+//!     let settings = Settings { max_new_tokens: 40, ..Settings::default() };
+//!     let output = model.generate_text("Once upon a time", settings, |text| print!("{text}"))?;
+//!     println!("\n{} tokens", output.tokens.len());
+//!     Ok(())
+//! }
+//! ```
+//!
+//! - [`Model::open`] reads and checks a Hugging Face directory; [`OpenModel::load`] puts it on a backend.
+//! - Backends are cargo features (`scalar`); [`backends::compiled`] says which are in.
+//! - The parts are crates of their own: [`core`] (contract and graph), [`formats`], [`text`], [`generate`].
+
+#![forbid(unsafe_code)]
+
+pub mod backends;
+pub mod command;
+mod error;
+mod forward;
+mod model;
+mod runner;
+
+pub use consort_core as core;
+pub use consort_formats as formats;
+pub use consort_generate as generate;
+pub use consort_generate::Settings;
+pub use consort_text as text;
+
+pub use self::{
+    error::Error,
+    forward::{ForwardInput, NamedTensor},
+    model::{LoadOptions, Model, OpenModel},
+};
