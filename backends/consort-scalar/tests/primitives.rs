@@ -12,6 +12,9 @@ use proptest::prelude::*;
 
 const ALL: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::U32];
 
+type UnaryCase<E> = (UnaryKind, fn(E) -> E);
+type BinaryCase<E> = (BinaryKind, fn(E, E) -> E);
+
 fn device<E: Element>() -> Device<Scalar<E>> {
     Device::new(Scalar::new())
 }
@@ -34,7 +37,7 @@ fn narrowed(draws: &mut Draws, sizes: &[usize]) -> Vec<usize> {
 fn check_unary<E: Element>(sizes: &[usize], seed: u64) {
     let (device, mut draws) = (device::<E>(), Draws::new(seed));
     let (x, values) = view(&device, &mut draws, sizes, E::DTYPE);
-    let kinds: [(UnaryKind, fn(E) -> E); 7] = [
+    let kinds: [UnaryCase<E>; 7] = [
         (UnaryKind::Negate, |x| -x),
         (UnaryKind::Exp, E::exp),
         (UnaryKind::Log, E::ln),
@@ -56,7 +59,7 @@ fn check_unary<E: Element>(sizes: &[usize], seed: u64) {
 fn check_binary<E: Element>(sizes: &[usize], seed: u64) {
     let (device, mut draws) = (device::<E>(), Draws::new(seed));
     let (a_sizes, b_sizes) = (narrowed(&mut draws, sizes), narrowed(&mut draws, sizes));
-    let kinds: [(BinaryKind, fn(E, E) -> E); 8] = [
+    let kinds: [BinaryCase<E>; 8] = [
         (BinaryKind::Add, |a, b| a + b),
         (BinaryKind::Subtract, |a, b| a - b),
         (BinaryKind::Multiply, |a, b| a * b),

@@ -225,7 +225,9 @@ impl<B: Backend> Device<B> {
         };
         let level = WORST.get();
         WORST.set(outer.max(level));
-        self.count(index, level);
+        if result.is_ok() {
+            self.count(index, level);
+        }
         result
     }
 

@@ -87,8 +87,8 @@ impl WeightDType {
         match self {
             Self::F64 => value,
             Self::F32 => f64::from(value as f32),
-            Self::F16 => f16::from_f64(value).to_f64(),
-            Self::BF16 => bf16::from_f64(value).to_f64(),
+            Self::F16 => to_f16(value).to_f64(),
+            Self::BF16 => to_bf16(value).to_f64(),
         }
     }
 }
@@ -108,4 +108,51 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     let mut out = [0; N];
     out.copy_from_slice(&bytes[..N]);
     out
+}
+
+/// `value` as f16, rounded once to nearest even.
+pub fn to_f16(value: f64) -> f16 {
+    f16::from_f32(to_odd(value))
+}
+
+/// `value` as bf16, rounded once to nearest even.
+pub fn to_bf16(value: f64) -> bf16 {
+    bf16::from_f32(to_odd(value))
+}
+
+/// `value` as f32, rounded to odd: what is inexact takes the neighbour whose last bit is set.
+///
+/// Rounding that to a type of at least two bits less equals rounding `value` once (Boldo & Melquiond 2008). `half`'s
+/// own conversions from f64 look at the upper word only and take some values for ties that are none.
+fn to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    let exact = f64::from(near) == value || value.is_nan();
+    if exact || near.to_bits() & 1 == 1 {
+        near
+    } else if f64::from(near).abs() < value.abs() {
+        f32::from_bits(near.to_bits() + 1)
+    } else {
+        f32::from_bits(near.to_bits() - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_are_rounded_once() {
+        let tie = 1.0 + (-11f64).exp2();
+        assert_eq!(to_f16(tie).to_f64(), 1.0);
+        assert_eq!(to_f16(tie + (-50f64).exp2()).to_f64(), 1.0 + (-10f64).exp2());
+        assert_eq!(to_f16(-tie - (-23f64).exp2()).to_f64(), -1.0 - (-10f64).exp2());
+        let tie = 1.0 + (-8f64).exp2();
+        assert_eq!(to_bf16(tie).to_f64(), 1.0);
+        assert_eq!(to_bf16(tie + (-23f64).exp2()).to_f64(), 1.0 + (-7f64).exp2());
+        assert_eq!(WeightDType::BF16.round(tie + (-23f64).exp2()), 1.0 + (-7f64).exp2());
+        assert_eq!(to_f16(1e300), f16::INFINITY);
+        assert_eq!(to_f16(-1e-300).to_bits(), 0x8000);
+        assert_eq!(to_bf16(f64::INFINITY), bf16::INFINITY);
+        assert!(to_f16(f64::NAN).is_nan());
+    }
 }

@@ -43,7 +43,7 @@ pub use self::{
     cache::{Cache, CacheSpec, CacheStore},
     config::TransformerConfig,
     device::{Counts, Device, Level, Policy},
-    dtype::{DType, WeightDType},
+    dtype::{DType, WeightDType, to_bf16, to_f16},
     error::{Error, Result},
     kv_cache::{BLOCK, ExportedSequence, KvCache, SlotId, StepPlan},
     lockstep::{Disagreement, Lockstep},

@@ -184,7 +184,7 @@ impl Layout {
         if shape.elements() != self.shape.elements() {
             return Err(Error::shape("reshape", format!("{} to {shape}", self.shape)));
         }
-        if self.is_contiguous() {
+        if self.is_contiguous() || shape.elements() == 0 {
             return Ok(Some(Self { offset: self.offset, ..Self::contiguous(shape) }));
         }
         // Dimensions of size 1 have a stride that nothing depends on. The others are split and joined in groups: a group

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use crate::{
-    dtype::DType,
+    dtype::{DType, to_bf16, to_f16},
     error::{Error, Result},
     shape::{Layout, Shape},
 };
@@ -142,8 +142,8 @@ impl HostData {
         match dtype {
             DType::F32 => Self::F32(values.map(|value| value as f32).collect()),
             DType::F64 => Self::F64(values.collect()),
-            DType::F16 => Self::F16(values.map(f16::from_f64).collect()),
-            DType::BF16 => Self::BF16(values.map(bf16::from_f64).collect()),
+            DType::F16 => Self::F16(values.map(to_f16).collect()),
+            DType::BF16 => Self::BF16(values.map(to_bf16).collect()),
             DType::U32 => Self::U32(values.map(|value| value as u32).collect()),
         }
     }

@@ -146,6 +146,12 @@ impl Weights {
     }
 }
 
+impl consort_core::model::Weights for Weights {
+    fn stored(&self, slot: &str) -> Option<StoredTensor> {
+        self.get(slot).cloned()
+    }
+}
+
 impl fmt::Debug for Weights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.values()).finish()

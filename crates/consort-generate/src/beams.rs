@@ -7,8 +7,8 @@
 //!   `beams` best by `score / n^length_penalty` stay (n: new tokens, the stop token included);
 //! - the best `beams` of those that do not end run on.
 //!
-//! The search is over when nothing runs on, when `beams` have finished and it stops early, or when the best running one,
-//! ended now, would not beat the worst of `beams` finished ones. Ties go to the earlier hypothesis, then the lower id.
+//! The search is over when nothing runs on, or when `beams` have finished and [`EarlyStopping`] has nothing against it.
+//! Ties go to the earlier hypothesis, then to the lower id.
 
 use consort_core::{
     Error, Result,
@@ -18,7 +18,7 @@ use consort_core::{
 use crate::{
     constraint::Constraint,
     request::{Finish, Output},
-    settings::Settings,
+    settings::{EarlyStopping, Settings},
     single::Written,
 };
 
@@ -106,7 +106,12 @@ impl<'a> BeamSearch<'a> {
         let Some(best) = self.running.first() else { return false };
         match self.finished.last() {
             Some(worst) if self.finished.len() == self.settings.beams => {
-                !self.settings.early_stopping && self.ranking(best.score, new) > worst.score
+                let length = match self.settings.early_stopping {
+                    EarlyStopping::First => return false,
+                    EarlyStopping::Never if self.settings.length_penalty > 0.0 => self.limit,
+                    EarlyStopping::Never | EarlyStopping::Heuristic => new,
+                };
+                self.ranking(best.score, length) > worst.score
             }
             _ => true,
         }
@@ -194,4 +199,101 @@ fn offer(best: &mut Vec<Candidate>, count: usize, candidate: Candidate) {
     let place = best.partition_point(|other| other.score >= candidate.score);
     best.insert(place, candidate);
     best.truncate(count);
+}
+
+#[cfg(test)]
+mod tests {
+    use consort_core::philox::normal;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Logits at each position after each token, whatever came before it.
+    type Chain = Vec<Vec<Vec<f64>>>;
+
+    fn chain(length: u64, vocabulary: u64, seed: u64) -> Chain {
+        let row = |stream| (0..vocabulary).map(|to| 2.0 * normal(seed, stream, to)).collect();
+        (0..length).map(|at| (0..vocabulary).map(|from| row(at * vocabulary + from)).collect()).collect()
+    }
+
+    fn search(settings: &Settings, chain: &Chain) -> (Vec<u32>, f64) {
+        let mut beams = BeamSearch::new(settings, &[0], chain.len());
+        for rows in chain {
+            let last: Vec<u32> = beams.last().collect();
+            let logits: Vec<&[f64]> = last.iter().map(|&token| rows[token as usize].as_slice()).collect();
+            match beams.advance(&logits).unwrap() {
+                Some(parents) => assert_eq!(parents.len(), beams.last().count()),
+                None => {
+                    let (written, _, score) = beams.winner();
+                    return (written.iter().map(|written| written.token).collect(), score.unwrap());
+                }
+            }
+        }
+        panic!("the search goes on beyond its length");
+    }
+
+    /// The best of all sequences that end as they may.
+    fn exhaustive(settings: &Settings, chain: &Chain) -> (Vec<u32>, f64) {
+        let mut best = (Vec::new(), f64::NEG_INFINITY);
+        let mut open = vec![(Vec::new(), 0.0)];
+        while let Some((tokens, sum)) = open.pop() {
+            let logits = &chain[tokens.len()][tokens.last().copied().unwrap_or(0) as usize];
+            for (token, logit) in logits.iter().enumerate() {
+                let tokens = [tokens.as_slice(), &[token as u32]].concat();
+                let sum: f64 = sum + logit - log_sum_exp(logits);
+                let score = sum / (tokens.len() as f64).powf(settings.length_penalty);
+                if settings.finish(token as u32, tokens.len(), chain.len()).is_none() {
+                    open.push((tokens, sum));
+                } else if score > best.1 {
+                    best = (tokens, score);
+                }
+            }
+        }
+        best
+    }
+
+    #[test]
+    fn a_token_that_pays_later_is_found() {
+        // After 0, token 1 is likelier than 2; but after 1 all is equal, and after 2 token 3 is certain.
+        let rows = vec![vec![0.0, 2.0, 1.9, 0.0], vec![0.0; 4], vec![0.0, 0.0, 0.0, 9.0], vec![0.0; 4]];
+        let settings = Settings { beams: 2, ..Settings::default() };
+        assert_eq!(search(&settings, &vec![rows.clone(), rows]).0, [2, 3]);
+    }
+
+    #[test]
+    fn stop_tokens_leave_enough_to_run_on() {
+        let early_stopping = EarlyStopping::Never;
+        let settings = Settings { beams: 2, stop_tokens: vec![0, 1, 2], early_stopping, ..Settings::default() };
+        let mut beams = BeamSearch::new(&settings, &[0], 5);
+        assert_eq!(beams.advance(&[&[5.0, 4.0, 3.0, 2.0, 1.0, 0.0]]), Ok(Some(vec![0, 0])));
+        assert_eq!(beams.last().collect::<Vec<_>>(), [3, 4]);
+    }
+
+    #[test]
+    fn equals_keep_their_order() {
+        let mut best = Vec::new();
+        for (beam, score) in [(0, 1.0), (1, 2.0), (2, 1.0), (3, 2.0), (4, 0.5), (5, 1.0)] {
+            offer(&mut best, 3, Candidate { score, beam, token: 0 });
+        }
+        assert_eq!(best.iter().map(|candidate| candidate.beam).collect::<Vec<_>>(), [1, 3, 0]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn enough_beams_find_the_best_of_all(
+            seed in any::<u64>(),
+            stop_tokens in prop::collection::vec(0u32..4, 0..3),
+            length_penalty in -1.0..2.0f64,
+        ) {
+            let chain = chain(4, 4, seed);
+            // Beams for all 4⁴ sequences never fill, so that nothing is cut off and nothing ends early.
+            let settings = Settings { beams: 1024, stop_tokens, length_penalty, ..Settings::default() };
+            let (tokens, score) = search(&settings, &chain);
+            let (best_tokens, best_score) = exhaustive(&settings, &chain);
+            prop_assert_eq!(tokens, best_tokens);
+            prop_assert!((score - best_score).abs() < 1e-12 * best_score.abs());
+        }
+    }
 }

@@ -26,6 +26,13 @@ impl Settings {
             return Constraint::Forced(token);
         }
         let mut except = repeats(tokens, self.no_repeat_ngram);
+        for word in &self.bad_words {
+            if let Some((&last, start)) = word.split_last()
+                && tokens.ends_with(start)
+            {
+                except.push(last);
+            }
+        }
         if new < self.min_new_tokens {
             except.extend(&self.stop_tokens);
         }
@@ -55,6 +62,14 @@ mod tests {
         assert!(repeats(&[1, 2], 3).is_empty());
         assert!(repeats(&[1, 2, 1], 0).is_empty());
         assert!(repeats(&[], 1).is_empty());
+    }
+
+    #[test]
+    fn what_would_complete_a_bad_word() {
+        let settings =
+            Settings { bad_words: vec![vec![5], vec![1, 2, 3], vec![2, 4], vec![1, 4], vec![]], ..Settings::default() };
+        assert_eq!(settings.constraint(&[1, 2], 2, 4), Constraint::Except(vec![5, 3, 4]));
+        assert_eq!(settings.constraint(&[2], 1, 4), Constraint::Except(vec![5, 4]));
     }
 
     #[test]

@@ -41,5 +41,5 @@ pub use consort_core::sample::Choice;
 pub use self::{
     request::{Event, Finish, Flow, Output, Request, Timings, TokenEvent},
     run::generate,
-    settings::Settings,
+    settings::{EarlyStopping, Settings},
 };

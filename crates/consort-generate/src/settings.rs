@@ -27,6 +27,8 @@ pub struct Settings {
     pub stop_tokens: Vec<u32>,
     /// Tokens that are never chosen, unless forced.
     pub suppressed: Vec<u32>,
+    /// Sequences that are never completed, the prompt's end included (`bad_words_ids`); empty ones say nothing.
+    pub bad_words: Vec<Vec<u32>>,
     /// Is written first after a prompt of one token (transformers' `forced_bos_token_id`).
     pub forced_first: Option<u32>,
     /// Is written last when nothing else has stopped a request before its length does (`forced_eos_token_id`).
@@ -40,14 +42,27 @@ pub struct Settings {
     /// A beam's score is `Σ ln p / n^length_penalty` over its n new tokens: above 0 favours long outputs, below 0 short
     /// ones.
     pub length_penalty: f64,
-    /// Ends beam search once `beams` hypotheses have ended; otherwise it goes on while the best running one, were it to
-    /// end now, would beat the worst of them.
-    pub early_stopping: bool,
+    /// When a beam search with `beams` finished hypotheses is over.
+    pub early_stopping: EarlyStopping,
     /// Reports the log-probability of each token written. Costs a download of the logits per step.
     pub log_probabilities: bool,
     /// How many of the most likely tokens are reported beside each token written; more than 0 implies
     /// `log_probabilities`.
     pub top_log_probabilities: usize,
+}
+
+/// When a beam search is over that has as many finished hypotheses as beams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EarlyStopping {
+    /// When the best running one, were it to end at its present length, would not beat the worst finished one
+    /// (transformers' `False`).
+    #[default]
+    Heuristic,
+    /// At once (`True`).
+    First,
+    /// When the best running one, were it to end at the greatest length without losing anything, would not beat the worst
+    /// finished one (`"never"`). Differs from `Heuristic` for length penalties above 0 only.
+    Never,
 }
 
 impl Default for Settings {
@@ -62,13 +77,14 @@ impl Default for Settings {
             seed: 0,
             stop_tokens: Vec::new(),
             suppressed: Vec::new(),
+            bad_words: Vec::new(),
             forced_first: None,
             forced_last: None,
             min_new_tokens: 0,
             no_repeat_ngram: 0,
             beams: 1,
             length_penalty: 1.0,
-            early_stopping: false,
+            early_stopping: EarlyStopping::Heuristic,
             log_probabilities: false,
             top_log_probabilities: 0,
         }

@@ -1,8 +1,9 @@
 //! The one place where the choice of a backend is erased.
 
-use consort_core::{Backend, Counts, Device, Result, Transformer};
-use consort_generate::{Flow, Output, Request, Timings, TokenEvent};
 use std::collections::BTreeMap;
+
+use consort_core::{Backend, Counts, Device, Result, Transformer};
+use consort_generate::{Event, Flow, Output, Request, Timings};
 
 use crate::forward::{ForwardInput, NamedTensor, forward};
 
@@ -11,7 +12,7 @@ pub(crate) trait Runner: Send + Sync {
     fn generate(
         &self,
         requests: &[Request],
-        on_token: &mut dyn FnMut(TokenEvent<'_>) -> Flow,
+        on_event: &mut dyn FnMut(Event<'_>) -> Flow,
     ) -> Result<(Vec<Output>, Timings)>;
 
     fn forward(&self, input: &ForwardInput) -> Result<Vec<NamedTensor>>;
@@ -28,9 +29,9 @@ impl<B: Backend> Runner for Loaded<B> {
     fn generate(
         &self,
         requests: &[Request],
-        on_token: &mut dyn FnMut(TokenEvent<'_>) -> Flow,
+        on_event: &mut dyn FnMut(Event<'_>) -> Flow,
     ) -> Result<(Vec<Output>, Timings)> {
-        consort_generate::generate(&self.model, requests, on_token)
+        consort_generate::generate(&self.model, requests, on_event)
     }
 
     fn forward(&self, input: &ForwardInput) -> Result<Vec<NamedTensor>> {

@@ -38,7 +38,8 @@ pub struct LoadOptions<'a> {
 pub(super) struct Loader<'a, B: Backend> {
     pub(super) device: &'a Device<B>,
     weights: &'a dyn Weights,
-    options: LoadOptions<'a>,
+    dtype: Option<WeightDType>,
+    progress: Option<&'a mut dyn FnMut(usize, usize)>,
     shapes: HashMap<String, [usize; 2]>,
     loaded: usize,
 }
@@ -48,16 +49,20 @@ impl<'a, B: Backend> Loader<'a, B> {
         device: &'a Device<B>,
         config: &TransformerConfig,
         weights: &'a dyn Weights,
-        options: LoadOptions<'a>,
+        options: &'a mut LoadOptions<'_>,
     ) -> Self {
         let shapes = config.slots().into_iter().map(|slot| (slot.name, slot.shape)).collect();
-        Self { device, weights, options, shapes, loaded: 0 }
+        let progress = match &mut options.progress {
+            Some(progress) => Some(&mut **progress as &mut dyn FnMut(usize, usize)),
+            None => None,
+        };
+        Self { device, weights, dtype: options.dtype, progress, shapes, loaded: 0 }
     }
 
     /// The slots' matrices, one under the other, packed.
     pub(super) fn weight(&mut self, slots: &[&str]) -> Result<WeightOf<B>> {
         let parts = self.parts(slots)?;
-        let dtype = self.options.dtype.unwrap_or(parts[0].dtype());
+        let dtype = self.dtype.unwrap_or(parts[0].dtype());
         self.device.pack(&parts, dtype)
     }
 
@@ -100,7 +105,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             })
             .collect::<Result<_>>()?;
         self.loaded += slots.len();
-        if let Some(progress) = &mut self.options.progress {
+        if let Some(progress) = &mut self.progress {
             progress(self.loaded, self.shapes.len());
         }
         Ok(parts)

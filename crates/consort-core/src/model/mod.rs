@@ -56,14 +56,14 @@ impl<B: Backend> Transformer<B> {
     /// # Errors
     /// [`Error::Config`] when the config contradicts itself; [`Error::Weight`] when a weight is missing, misshapen or
     /// not finite; [`Error::OutOfMemory`].
-    pub fn load<'a>(
-        device: &'a Device<B>,
+    pub fn load(
+        device: &Device<B>,
         config: &TransformerConfig,
-        weights: &'a dyn Weights,
-        options: LoadOptions<'a>,
+        weights: &dyn Weights,
+        mut options: LoadOptions<'_>,
     ) -> Result<Self> {
         config.validate()?;
-        let mut loader = Loader::new(device, config, weights, options);
+        let mut loader = Loader::new(device, config, weights, &mut options);
         let tokens =
             |loader: &mut Loader<'_, B>, stack: &str| loader.weight(&[&format!("{stack}.embedding.tokens.weight")]);
         let mut shared = None;

@@ -72,7 +72,7 @@ pub(super) fn decoder(
     let (activation_key, default_activation) = defaults.activation;
     let mut stack = StackConfig {
         vocabulary: config.size("vocab_size", defaults.vocabulary)?,
-        context: Some(context),
+        context,
         layers: config.layers(&["num_hidden_layers"], defaults.layers)?,
         causal: true,
         embedding: EmbeddingConfig::default(),

@@ -16,11 +16,15 @@ const THETA: f64 = 10_000.0;
 const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
 
-/// The rotary choice of a model, and the longest sequence that it is defined for.
-pub(super) fn rotary(config: &Reader<'_>, head_width: usize, context: usize) -> Result<(RotaryConfig, usize), Error> {
+/// The rotary choice of a model, and the longest sequence that it is defined for, if anything bounds it.
+pub(super) fn rotary(
+    config: &Reader<'_>,
+    head_width: usize,
+    context: usize,
+) -> Result<(RotaryConfig, Option<usize>), Error> {
     let old = config.object("rope_scaling")?.filter(|old| !old.is_empty());
     let Some(parameters) = (if old.is_some() { old } else { config.object("rope_parameters")? }) else {
-        return Ok((unscaled(head_width, theta(config, None)?), context));
+        return Ok((unscaled(head_width, theta(config, None)?), Some(context)));
     };
     // Version 5 can keep parameters by the type of layer; families here have one for all.
     let mut nested = [FULL, SLIDING].into_iter().filter(|key| parameters.has(key));
@@ -59,7 +63,7 @@ fn flat(
     parameters: &Reader<'_>,
     head_width: usize,
     context: usize,
-) -> Result<(RotaryConfig, usize), Error> {
+) -> Result<(RotaryConfig, Option<usize>), Error> {
     let type_key = if parameters.has("rope_type") { "rope_type" } else { "type" };
     let kind = if parameters.has(type_key) { parameters.text(type_key, "default")? } else { "default" };
     let factor = || {
@@ -78,17 +82,18 @@ fn flat(
         let at = if config.has("original_max_position_embeddings") { config } else { parameters };
         at.optional_size("original_max_position_embeddings", None).map(|original| original.unwrap_or(context))
     };
-    let stretched = |original: usize, factor: f64| context.max((original as f64 * factor).round() as usize);
+    let stretched = |original: usize, factor: f64| Some(context.max((original as f64 * factor).round() as usize));
     let (scaling, context) = match kind {
-        "default" => (RotaryScaling::None, context),
-        // For these two the configuration keeps the context from before the stretch.
+        "default" => (RotaryScaling::None, Some(context)),
+        // The configuration keeps the context from before the stretch.
         "linear" => {
             let factor = factor()?;
             (RotaryScaling::Linear { factor }, stretched(context, factor))
         }
         "dynamic" => {
             let factor = factor()?;
-            (RotaryScaling::Dynamic { factor, original: context }, stretched(context, factor))
+            // The base grows with the sequence, however long it gets.
+            (RotaryScaling::Dynamic { factor, original: context }, None)
         }
         "llama3" => {
             let needed = |key: &'static str| {
@@ -103,7 +108,7 @@ fn flat(
                 let what = format!("expected more than low_freq_factor ({low}), found {high}");
                 return Err(parameters.error("high_freq_factor", what));
             }
-            (RotaryScaling::Llama3 { factor: factor()?, low, high, original: original()? }, context)
+            (RotaryScaling::Llama3 { factor: factor()?, low, high, original: original()? }, Some(context))
         }
         "yarn" => {
             let original = original()?;

@@ -1,0 +1,18 @@
+//! `consort backends`: what this build can run on.
+
+use std::io::{Write, stdout};
+
+use anyhow::{Result, bail};
+
+pub(super) fn run() -> Result<()> {
+    let compiled = crate::backends::compiled();
+    let mut out = stdout().lock();
+    for (place, backend) in compiled.iter().enumerate() {
+        let default = if place == 0 { " (default)" } else { "" };
+        writeln!(out, "{}{default}: {}; weights as {}", backend.name, backend.description, backend.dtypes.join(", "))?;
+    }
+    if compiled.is_empty() {
+        bail!("no backend is in this build: build with a feature that has one, `--features scalar`");
+    }
+    Ok(())
+}

@@ -1,0 +1,305 @@
+//! A model directory, opened; and a model, loaded.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use consort_core::{Backend, Counts, Device, Policy, Transformer, TransformerConfig, WeightDType};
+use consort_formats::GenerationConfig;
+use consort_generate::{EarlyStopping, Event, Flow, Output, Request, Settings, Timings};
+use consort_text::{Detokenizer, Tokenizer};
+
+use crate::{
+    Error, backends,
+    forward::{ForwardInput, NamedTensor},
+    runner::{Loaded, Runner},
+};
+
+/// A model directory that was read and checked. Its weights are still in their files.
+pub struct OpenModel {
+    path: PathBuf,
+    files: consort_formats::Model,
+    tokenizer: Option<Tokenizer>,
+}
+
+/// How a model is put on a backend.
+#[derive(Default)]
+pub struct LoadOptions<'a> {
+    /// Name of a backend; the fastest one compiled in by default.
+    pub backend: Option<String>,
+    /// Type that weights are kept in (`f32`, `bf16`, `f16`; `f64` makes the scalar backend compute in doubles); as stored
+    /// by default.
+    pub dtype: Option<String>,
+    /// Type that products are computed in; `f32` is what every backend has.
+    pub compute: Option<String>,
+    /// What a fall-back to the host does.
+    pub fallback: Policy,
+    /// Called with (weights loaded, weights in all).
+    pub progress: Option<&'a mut dyn FnMut(usize, usize)>,
+}
+
+/// A model ready to run.
+pub struct Model {
+    open: OpenModel,
+    backend: &'static str,
+    runner: Box<dyn Runner>,
+}
+
+impl Model {
+    /// Reads and checks a model directory.
+    ///
+    /// # Errors
+    /// [`Error::Format`] or [`Error::Text`]: one line that names the file, what was expected and found.
+    pub fn open(path: impl AsRef<Path>) -> Result<OpenModel, Error> {
+        let path = path.as_ref();
+        let files = consort_formats::open(path)?;
+        let tokenizer = Tokenizer::from_directory(path)?;
+        Ok(OpenModel { path: path.to_owned(), files, tokenizer })
+    }
+
+    /// What it was loaded from.
+    pub fn files(&self) -> &OpenModel {
+        &self.open
+    }
+
+    /// Name of the backend that runs it.
+    pub fn backend(&self) -> &'static str {
+        self.backend
+    }
+
+    /// How every operation ran so far.
+    pub fn report(&self) -> BTreeMap<&'static str, Counts> {
+        self.runner.report()
+    }
+
+    /// Continues requests together; see [`consort_generate::generate`].
+    ///
+    /// # Errors
+    /// [`Error::Core`] for what the model is not defined for.
+    pub fn generate(
+        &self,
+        requests: &[Request],
+        on_event: &mut dyn FnMut(Event<'_>) -> Flow,
+    ) -> Result<(Vec<Output>, Timings), Error> {
+        Ok(self.runner.generate(requests, on_event)?)
+    }
+
+    /// Continues one text (or writes what an encoder-decoder makes of it), telling `on_text` each piece as it is made.
+    /// The model's own stop tokens are added to the settings'.
+    ///
+    /// # Errors
+    /// [`Error::Text`] without a tokenizer that fits; [`Error::Core`] for what the model is not defined for.
+    pub fn generate_text(
+        &self,
+        prompt: &str,
+        mut settings: Settings,
+        mut on_text: impl FnMut(&str),
+    ) -> Result<Output, Error> {
+        let tokenizer = self.open.usable_tokenizer()?;
+        settings.stop_tokens.extend(self.open.stop_tokens());
+        let request = self.open.request(tokenizer.encode(prompt, true)?, settings)?;
+        let mut text = self.open.detokenizer(&request)?;
+        let mut failed = None;
+        let (mut outputs, _) = self.generate(std::slice::from_ref(&request), &mut |event| {
+            let Event::Token(event) = event else { return Flow::Continue };
+            match text.push(event.token) {
+                Ok(piece) => {
+                    on_text(&piece);
+                    Flow::Continue
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    Flow::Cancel
+                }
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        on_text(&text.finish()?);
+        outputs.pop().ok_or_else(|| Error::Choice("the request gave no output".into()))
+    }
+
+    /// One pass over whole sequences, with hidden states, logits and, if asked, attention.
+    ///
+    /// # Errors
+    /// [`Error::Core`] for what the model is not defined for.
+    pub fn forward(&self, input: &ForwardInput) -> Result<Vec<NamedTensor>, Error> {
+        Ok(self.runner.forward(input)?)
+    }
+}
+
+impl OpenModel {
+    /// Where it was found.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Everything read from the directory but the tokenizer.
+    pub fn files(&self) -> &consort_formats::Model {
+        &self.files
+    }
+
+    /// The transformer.
+    pub fn config(&self) -> &TransformerConfig {
+        &self.files.config
+    }
+
+    /// How its makers generate with it.
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.files.generation
+    }
+
+    /// The tokenizer, if the directory has one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
+    /// The tokenizer, if it is there and fits the embedding.
+    ///
+    /// # Errors
+    /// [`Error::Choice`] when the directory has none; [`Error::Text`] when its vocabulary does not fit.
+    pub fn usable_tokenizer(&self) -> Result<&Tokenizer, Error> {
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| {
+            Error::Choice(format!(
+                "{}: no tokenizer in this directory (tokenizer.json, vocab.json with merges.txt, or vocab.txt): give \
+                 token ids with --tokens",
+                self.path.display()
+            ))
+        })?;
+        tokenizer.check_against_embedding(self.source_vocabulary())?;
+        Ok(tokenizer)
+    }
+
+    /// Rows of the embedding that text goes into.
+    fn source_vocabulary(&self) -> usize {
+        let config = &self.files.config;
+        config.encoder.as_ref().or(config.decoder.as_ref()).map_or(0, |stack| stack.vocabulary)
+    }
+
+    /// Tokens that end a text: the model's own, or the tokenizer's.
+    pub fn stop_tokens(&self) -> Vec<u32> {
+        let own = &self.files.generation.eos_token_ids;
+        if own.is_empty() { self.tokenizer.iter().filter_map(Tokenizer::eos_id).collect() } else { own.clone() }
+    }
+
+    /// What the model's makers set, as settings: stop, forced and suppressed tokens, lengths, beams.
+    pub fn settings(&self) -> Settings {
+        let generation = &self.files.generation;
+        Settings {
+            stop_tokens: self.stop_tokens(),
+            suppressed: generation.suppress_tokens.clone(),
+            bad_words: generation.bad_words.clone(),
+            forced_first: generation.forced_bos_token_id,
+            forced_last: generation.forced_eos_token_id,
+            no_repeat_ngram: generation.no_repeat_ngram_size,
+            beams: generation.num_beams.max(1),
+            length_penalty: generation.length_penalty,
+            early_stopping: match generation.early_stopping {
+                consort_formats::EarlyStopping::Heuristic => EarlyStopping::Heuristic,
+                consort_formats::EarlyStopping::First => EarlyStopping::First,
+                consort_formats::EarlyStopping::Never => EarlyStopping::Never,
+            },
+            ..Settings::default()
+        }
+    }
+
+    /// A request over token ids: the prompt of a decoder-only model, the source of an encoder-decoder.
+    ///
+    /// # Errors
+    /// [`Error::Choice`] when an encoder-decoder names no token to start from.
+    pub fn request(&self, tokens: Vec<u32>, settings: Settings) -> Result<Request, Error> {
+        if self.files.config.encoder.is_none() {
+            return Ok(Request { source: None, prompt: tokens, settings });
+        }
+        Ok(Request { source: Some(tokens), prompt: vec![self.start_token()?], settings })
+    }
+
+    /// The token that an encoder-decoder's target begins with.
+    ///
+    /// # Errors
+    /// [`Error::Choice`] when neither configuration nor tokenizer names one.
+    pub fn start_token(&self) -> Result<u32, Error> {
+        let generation = &self.files.generation;
+        generation
+            .decoder_start_token_id
+            .or(generation.bos_token_id)
+            .or_else(|| self.tokenizer.as_ref().and_then(Tokenizer::bos_id))
+            .ok_or_else(|| {
+                Error::Choice(format!(
+                    "{}: neither generation_config.json nor config.json has a decoder_start_token_id to begin with",
+                    self.path.display()
+                ))
+            })
+    }
+
+    /// Turns the new tokens of a request into text.
+    ///
+    /// # Errors
+    /// [`Error::Choice`] without a tokenizer.
+    pub fn detokenizer(&self, request: &Request) -> Result<Detokenizer, Error> {
+        let tokenizer = self.usable_tokenizer()?;
+        Ok(match &request.source {
+            Some(_) => Detokenizer::new(tokenizer, true),
+            None => Detokenizer::with_prompt(tokenizer, &request.prompt, true)?,
+        })
+    }
+
+    /// Packs the weights onto a backend.
+    ///
+    /// # Errors
+    /// [`Error::Choice`] for a backend or type that is not available, [`Error::Core`] for weights that are not finite.
+    pub fn load(self, options: &LoadOptions<'_>) -> Result<Model, Error> {
+        self.load_with(LoadOptions {
+            backend: options.backend.clone(),
+            dtype: options.dtype.clone(),
+            compute: options.compute.clone(),
+            fallback: options.fallback,
+            progress: None,
+        })
+    }
+
+    /// As [`load`](Self::load), telling the options' progress.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with(self, options: LoadOptions<'_>) -> Result<Model, Error> {
+        let backend = backends::choose(options.backend.as_deref())?;
+        let dtype = options.dtype.as_deref();
+        if let Some(dtype) = dtype
+            && !backend.dtypes.contains(&dtype)
+        {
+            let known = backend.dtypes.join(", ");
+            return Err(Error::Choice(format!("weights as '{dtype}' are not available on {} ({known})", backend.name)));
+        }
+        if let Some(compute) = options.compute.as_deref()
+            && compute != "f32"
+        {
+            return Err(Error::Choice(format!("compute in '{compute}' is not available on {} (f32)", backend.name)));
+        }
+        let runner: Box<dyn Runner> = match (backend.name, dtype) {
+            #[cfg(feature = "scalar")]
+            ("scalar", Some("f64")) => self.run_on(consort_scalar::Oracle::new(), options)?,
+            #[cfg(feature = "scalar")]
+            ("scalar", _) => self.run_on(consort_scalar::Single::new(), options)?,
+            (name, _) => return Err(Error::Choice(format!("backend '{name}' is not in this build"))),
+        };
+        Ok(Model { open: self, backend: backend.name, runner })
+    }
+
+    #[cfg_attr(not(feature = "scalar"), expect(dead_code, reason = "no backend to run on"))]
+    fn run_on<B: Backend>(&self, backend: B, options: LoadOptions<'_>) -> Result<Box<dyn Runner>, Error> {
+        let device = Device::with_policy(backend, options.fallback);
+        let dtype = match options.dtype.as_deref() {
+            Some("f32") => Some(WeightDType::F32),
+            Some("bf16") => Some(WeightDType::BF16),
+            Some("f16") => Some(WeightDType::F16),
+            Some("f64") => Some(WeightDType::F64),
+            _ => None,
+        };
+        let load = consort_core::model::LoadOptions { dtype, progress: options.progress };
+        let model = Transformer::load(&device, &self.files.config, &self.files.weights, load)?;
+        Ok(Box::new(Loaded { device, model }))
+    }
+}
