@@ -6,6 +6,7 @@ use common::{Draws, assert_close, elements};
 use consort_core::{
     Device, StoredTensor, TensorOf, WeightDType,
     config::{Activation, RotaryPairing},
+    operation::{AdamWSettings, Fused},
 };
 use consort_scalar::Oracle;
 
@@ -216,4 +217,66 @@ fn linear_and_embedding() {
     let out = device.embedding(&weight, &device.upload_ids(ids.map(|id| id as u32).to_vec()).unwrap()).unwrap();
     let expected: Vec<f64> = ids.iter().flat_map(|id| w[id * inputs..(id + 1) * inputs].to_vec()).collect();
     assert_close("embedding", &elements(&device, &out), &expected);
+}
+
+#[test]
+fn cross_entropy() {
+    let device = device();
+    let mut values = Draws::new(21).values(4 * 6);
+    values[6] = 1e4; // must not overflow
+    let targets = [3, 0, 6, 5]; // 6 is beyond the classes: no target
+    for smoothing in [0.0, 0.1] {
+        let logits = tensor(&device, &values, &[4, 6]);
+        let ids = device.upload_ids(targets.to_vec()).unwrap();
+        let out = device.fused(Fused::CrossEntropy { logits, targets: ids, smoothing }).unwrap();
+        let mut losses = Vec::new();
+        let mut log_sums = Vec::new();
+        for (row, target) in values.chunks(6).zip(targets) {
+            let greatest = row.iter().copied().fold(f64::MIN, f64::max);
+            let log_sum = greatest + row.iter().map(|x| (x - greatest).exp()).sum::<f64>().ln();
+            log_sums.push(log_sum);
+            // Minus the expected log-probability under the smoothed target distribution.
+            losses.push(if target < 6 {
+                (0..6)
+                    .map(|class| {
+                        let share = smoothing / 6.0 + if class == target as usize { 1.0 - smoothing } else { 0.0 };
+                        share * (log_sum - row[class])
+                    })
+                    .sum()
+            } else {
+                0.0
+            });
+        }
+        assert_close("cross_entropy", &elements(&device, &out[0]), &losses);
+        assert_close("log_sum", &elements(&device, &out[1]), &log_sums);
+    }
+}
+
+#[test]
+fn adamw() {
+    let device = device();
+    let mut draws = Draws::new(22);
+    let (mut parameter, mut first, mut second) = (draws.values(10), vec![0.0; 10], vec![0.0; 10]);
+    let mut on_device =
+        [tensor(&device, &parameter, &[2, 5]), tensor(&device, &first, &[2, 5]), tensor(&device, &second, &[2, 5])];
+    for step in 1..=4 {
+        let gradient = draws.values(10);
+        let settings =
+            AdamWSettings { rate: 0.01, beta1: 0.9, beta2: 0.99, epsilon: 1e-3, weight_decay: 0.1, step: step as u32 };
+        let [p, m, v] = on_device;
+        let gradients = tensor(&device, &gradient, &[2, 5]);
+        let out =
+            device.fused(Fused::AdamW { parameter: p, gradient: gradients, first: m, second: v, settings }).unwrap();
+        on_device = [out[0].clone(), out[1].clone(), out[2].clone()];
+        for i in 0..10 {
+            parameter[i] -= 0.01 * 0.1 * parameter[i];
+            first[i] = 0.9 * first[i] + 0.1 * gradient[i];
+            second[i] = 0.99 * second[i] + 0.01 * gradient[i] * gradient[i];
+            let (mean, square) = (first[i] / (1.0 - 0.9f64.powi(step)), second[i] / (1.0 - 0.99f64.powi(step)));
+            parameter[i] -= 0.01 * mean / (square.sqrt() + 1e-3);
+        }
+    }
+    assert_close("parameter", &elements(&device, &on_device[0]), &parameter);
+    assert_close("first", &elements(&device, &on_device[1]), &first);
+    assert_close("second", &elements(&device, &on_device[2]), &second);
 }

@@ -157,7 +157,6 @@ impl<B: Backend> Device<B> {
             Err(Error::Unsupported { .. }) => {
                 let buffer = self.on_host(&operation, &spec)?;
                 self.count(index, Level::Host);
-                WORST.set(Level::Host);
                 buffer
             }
             Err(error) => return Err(error),
@@ -183,7 +182,16 @@ impl<B: Backend> Device<B> {
     }
 
     fn on_host(&self, operation: &PrimitiveOf<B>, spec: &Spec) -> Result<B::Buffer> {
-        let name = operation.name();
+        self.allow_host(operation.name())?;
+        let host = self.0.host.get_or_init(B::Host::open);
+        let mut on_host = operation.try_map(&mut ToHost::<B> { device: self, host })?;
+        let result = host.evaluate(&mut on_host, spec)?;
+        self.0.backend.upload(host.download(&result)?.wait()?)
+    }
+
+    /// Counts the operation under way as the host's, and does what the policy says about it.
+    pub(crate) fn allow_host(&self, name: &'static str) -> Result<()> {
+        WORST.set(Level::Host);
         match self.0.policy {
             Policy::Allow => {}
             Policy::Warn => {
@@ -196,10 +204,7 @@ impl<B: Backend> Device<B> {
                 return Err(Error::FallbackDenied { backend: self.0.backend.name(), operation: name });
             }
         }
-        let host = self.0.host.get_or_init(B::Host::open);
-        let mut on_host = operation.try_map(&mut ToHost::<B> { device: self, host })?;
-        let result = host.evaluate(&mut on_host, spec)?;
-        self.0.backend.upload(host.download(&result)?.wait()?)
+        Ok(())
     }
 
     /// Runs a fused operation.

@@ -227,6 +227,30 @@ pub fn fused<B: Backend>(operation: &FusedOf<B>, float: DType) -> Result<SmallVe
             })?;
             same(query)
         }
+        Fused::CrossEntropy { logits, targets, smoothing } => {
+            let fits = logits.shape().rank() == 2
+                && logits.size(1) > 0
+                && targets.sizes() == [logits.size(0)]
+                && targets.dtype() == DType::U32
+                && (0.0..1.0).contains(smoothing);
+            check(fits, &|| format!("logits {}, targets {}, smoothing {smoothing}", logits.shape(), targets.shape()))?;
+            let spec = Spec { shape: Shape::new(&[logits.size(0)])?, dtype: logits.dtype() };
+            smallvec![spec, spec]
+        }
+        Fused::AdamW { parameter, gradient, first, second, settings } => {
+            let shape = parameter.shape();
+            let fits = [gradient, first, second].iter().all(|other| other.shape() == shape) && settings.step > 0;
+            check(fits, &|| {
+                format!(
+                    "{shape} with {}, {}, {} at step {}",
+                    gradient.shape(),
+                    first.shape(),
+                    second.shape(),
+                    settings.step
+                )
+            })?;
+            smallvec![Spec { shape: *shape, dtype: parameter.dtype() }; 3]
+        }
         Fused::Sample { logits, rows } => {
             check(logits.shape().rank() == 2 && logits.size(0) == rows.len() && logits.size(1) > 0, &|| {
                 format!("logits {} for {} rows", logits.shape(), rows.len())

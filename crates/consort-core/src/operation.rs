@@ -381,6 +381,31 @@ operations! {
             /// The rest.
             attributes: (AttentionAttributes),
         },
+        /// `−ln p` of each row's target under the softmax of its logits, smoothed: with s the smoothing and V classes,
+        /// `ln Σ eˣ − (1 − s)·x[target] − s/V · Σ x`. Outputs: losses `[R]` and `ln Σ eˣ` `[R]`, which a backward needs.
+        /// A target from V on is no target: its loss is 0.
+        CrossEntropy = "cross_entropy" {
+            /// `[R, V]`.
+            logits: tensor,
+            /// u32 `[R]`.
+            targets: tensor,
+            /// s, in `[0, 1)`.
+            smoothing: (f64),
+        },
+        /// One step of AdamW (Loshchilov & Hutter 2019), element by element. Outputs: parameter, first and second
+        /// moment, all of the same shape; in place where no other handle is left.
+        AdamW = "adamw" {
+            /// The parameter.
+            parameter: tensor,
+            /// Its gradient.
+            gradient: tensor,
+            /// Mean of the gradients, zeros at first.
+            first: tensor,
+            /// Mean of their squares, zeros at first.
+            second: tensor,
+            /// The rest.
+            settings: (AdamWSettings),
+        },
         /// Chooses a token for each row of logits: `[R, V] → u32 [R]`.
         Sample = "sample" {
             /// `[R, V]`.
@@ -483,6 +508,23 @@ pub struct AttentionAttributes {
     pub mask: Mask,
     /// How `bias` is read.
     pub bias: ScoreBias,
+}
+
+/// What a step of AdamW needs to know besides its operands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWSettings {
+    /// Learning rate.
+    pub rate: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decay of the parameter itself, times the rate (decoupled from the gradient).
+    pub weight_decay: f64,
+    /// Which step this is, from 1.
+    pub step: u32,
 }
 
 /// Lengths of packed sequences, in rows.

@@ -2,8 +2,10 @@
 //! do. An override must agree with the function here within what rounding allows.
 
 mod activation;
+mod adamw;
 mod attention;
 mod cache;
+mod cross_entropy;
 mod linear;
 mod norm;
 mod rotary;
@@ -14,8 +16,10 @@ use smallvec::{SmallVec, smallvec};
 
 pub use self::{
     activation::{activation, gated, soft_cap},
+    adamw::adamw,
     attention::{attention, attention_probabilities, cached_attention, visible},
     cache::{cache_copy, cache_read, cache_reserve, cache_write},
+    cross_entropy::cross_entropy,
     linear::{embedding, linear},
     norm::{layer_norm, rms_norm},
     rotary::rotary,
@@ -54,6 +58,12 @@ pub(crate) fn fused<B: Backend>(device: &Device<B>, operation: FusedOf<B>) -> Re
         }
         Fused::CachedAttention { query, cache, bias, layer, plan, attributes } => {
             smallvec![cached_attention(device, &query, &cache, bias.as_ref(), layer, &plan, &attributes)?]
+        }
+        Fused::CrossEntropy { logits, targets, smoothing } => {
+            cross_entropy(device, logits, &targets, smoothing)?.into_iter().collect()
+        }
+        Fused::AdamW { parameter, gradient, first, second, settings } => {
+            adamw(device, parameter, gradient, first, second, &settings)?.into_iter().collect()
         }
         Fused::Sample { logits, rows } => smallvec![sample(device, &logits, &rows)?],
     })

@@ -12,6 +12,7 @@ use crate::{
 /// # Errors
 /// [`Error::Input`](crate::Error::Input) when a row has no finite logit to choose.
 pub fn sample<B: Backend>(device: &Device<B>, logits: &TensorOf<B>, rows: &[SampleRow]) -> Result<TensorOf<B>> {
+    device.allow_host("sample")?;
     let vocabulary = logits.size(1);
     let data = device.download(logits)?.to_f64();
     let tokens = data
