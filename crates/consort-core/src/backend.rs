@@ -7,7 +7,8 @@
 //!
 //! Who does what
 //! - **Validation** is done once, by the [`Device`](crate::Device), before a backend sees an operation; a backend's own
-//!   checks are debug assertions. Operations with an empty output never reach a backend.
+//!   checks are debug assertions. Operations with an empty output never reach a backend, nor do primitives with an
+//!   empty operand; a fused operation may have one (attention over no keys gives zeros).
 //! - **Allocation** of outputs is the backend's; inputs may have any strides, outputs are contiguous from element 0.
 //! - **Aliasing**: an output never shares memory with an operand that another handle can see. An operation comes by
 //!   `&mut`, so that a backend may take a buffer out of it when that is the last handle. When it answers
@@ -69,7 +70,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Where primitives run that this backend does not have.
     type Host: Host;
 
-    /// Memory for `elements` of `dtype`, all zero.
+    /// Memory for `elements` of `dtype`, all zero. There may be none: such a buffer is a handle that can be downloaded.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
@@ -152,7 +153,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         Err(unsupported(self, "cache_reserve"))
     }
 
-    /// Copies whole blocks in all layers: `(from, to)`.
+    /// Copies whole blocks in all layers, `(from, to)`, as if in this order; no block is a target twice.
     ///
     /// # Errors
     /// [`Error::DeviceLost`].

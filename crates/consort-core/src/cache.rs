@@ -99,12 +99,29 @@ pub struct PlanSequence {
 pub const FREED: u32 = u32::MAX;
 
 impl CachePlan {
-    /// Physical row of `position` of `sequence`: `block · rows per block + row`.
+    /// Physical row of `position` of `sequence`: `block · rows per block + row`. A position that was let go or never was
+    /// has none: `u32::MAX` is beyond every cache, so that it gathers zeros and is left out of a scatter.
     pub fn physical(&self, sequence: usize, position: usize) -> u32 {
-        self.sequences[sequence].blocks[position / self.block] * self.block as u32 + (position % self.block) as u32
+        let block = self.sequences.get(sequence).and_then(|sequence| sequence.blocks.get(position / self.block.max(1)));
+        match block {
+            Some(&block) if block != FREED => {
+                block.saturating_mul(self.block as u32).saturating_add((position % self.block) as u32)
+            }
+            _ => u32::MAX,
+        }
     }
 
-    /// The physical row of every row of the step, where a write puts it.
+    /// Whether every row belongs to a sequence, every sequence has blocks for its length, and, where rows are `written`,
+    /// every row lies within its sequence.
+    pub(crate) fn is_consistent(&self, block: usize, written: bool) -> bool {
+        let of_row = |row: &PlanRow| self.sequences.get(row.sequence);
+        self.block == block
+            && block > 0
+            && self.sequences.iter().all(|sequence| sequence.blocks.len() >= sequence.length.div_ceil(block))
+            && self.rows.iter().all(|row| of_row(row).is_some_and(|of| !written || row.position < of.length))
+    }
+
+    /// As [`physical`](Self::physical), of every row of the step: where a write puts it.
     pub fn targets(&self) -> Vec<u32> {
         self.rows.iter().map(|row| self.physical(row.sequence, row.position)).collect()
     }

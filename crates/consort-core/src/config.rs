@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::{error::Error, positions::relative_buckets_fit};
 
 /// A whole transformer.
 ///
@@ -362,6 +362,7 @@ impl TransformerConfig {
     pub fn validate(&self) -> Result<(), Error> {
         self.output_stack()?;
         positive("width", self.width)?;
+        at_most("width", self.width, MAX_SIZE)?;
         if let Some(encoder) = &self.encoder {
             encoder.validate("encoder", self.width)?;
             if encoder.cross_attention {
@@ -370,6 +371,12 @@ impl TransformerConfig {
         }
         if let Some(decoder) = &self.decoder {
             decoder.validate("decoder", self.width)?;
+            if !decoder.causal {
+                return Err(Error::config(
+                    "decoder.causal",
+                    "a decoder writes one token after the other: it is causal",
+                ));
+            }
             if decoder.cross_attention != self.encoder.is_some() {
                 return Err(Error::config(
                     "decoder.cross_attention",
@@ -428,24 +435,19 @@ impl StackConfig {
         // Every size that is multiplied below or in the graph stays far from overflow.
         for (field, value) in [
             ("vocabulary", self.vocabulary),
-            ("layers", self.layers),
             ("attention.heads", attention.heads),
             ("attention.head_width", attention.head_width),
             ("feed_forward.width", self.feed_forward.width),
-            ("width", width),
+            ("embedding.token_types", self.embedding.token_types),
         ] {
-            if value > MAX_SIZE {
-                return Err(Error::config(at(field), format!("{value} is beyond the limit of {MAX_SIZE}")));
-            }
+            at_most(&at(field), value, MAX_SIZE)?;
         }
+        at_most(&at("layers"), self.layers, MAX_LAYERS)?;
         finite(&at("attention.scale"), attention.scale)?;
         finite(&at("embedding.scale"), self.embedding.scale)?;
         positive_cap(&at("attention.soft_cap"), attention.soft_cap)?;
         if !(self.norm.epsilon >= 0.0 && self.norm.epsilon.is_finite()) {
-            return Err(Error::config(
-                at("norm.epsilon"),
-                format!("{} is not a small positive number", self.norm.epsilon),
-            ));
+            return Err(Error::config(at("norm.epsilon"), format!("{} is not a number from 0 up", self.norm.epsilon)));
         }
         if self.norm.kind == NormKind::Rms && self.norm.bias {
             return Err(Error::config(at("norm.bias"), "an rms norm has no bias"));
@@ -479,8 +481,7 @@ impl StackConfig {
         match attention.positions {
             AttentionPositions::Rotary(rotary) => rotary.validate(stack, attention.head_width)?,
             AttentionPositions::Relative { buckets, max_distance } => {
-                let usable = if self.causal { buckets } else { buckets / 2 };
-                if buckets > MAX_SIZE || usable < 2 || max_distance <= usable / 2 {
+                if buckets > MAX_SIZE || !relative_buckets_fit(!self.causal, buckets, max_distance) {
                     return Err(Error::config(
                         at("attention.positions"),
                         format!("{buckets} relative buckets cannot cover a distance of {max_distance}"),
@@ -502,11 +503,12 @@ impl RotaryConfig {
                 format!("{} is not an even number of the head's {head_width} components", self.width),
             ));
         }
-        let factor_at_least_one = |factor: f64| {
-            if factor >= 1.0 && factor.is_finite() {
+        let stretch = |factor: f64| {
+            // Far beyond any context, and far below where `factor − (factor − 1)` would lose its 1.
+            if (1.0..=1e9).contains(&factor) {
                 Ok(())
             } else {
-                Err(Error::config(at("scaling.factor"), format!("{factor} is not a number from 1 up")))
+                Err(Error::config(at("scaling.factor"), format!("{factor} is not a number from 1 to 1e9")))
             }
         };
         if !(self.theta > 0.0 && self.theta.is_finite()) {
@@ -514,13 +516,13 @@ impl RotaryConfig {
         }
         match self.scaling {
             RotaryScaling::None => Ok(()),
-            RotaryScaling::Linear { factor } => factor_at_least_one(factor),
+            RotaryScaling::Linear { factor } => stretch(factor),
             RotaryScaling::Dynamic { factor, original } => {
                 positive(&at("scaling.original"), original)?;
                 if self.width <= 2 {
                     return Err(Error::config(at("width"), "dynamic scaling needs more than two rotated components"));
                 }
-                factor_at_least_one(factor)
+                stretch(factor)
             }
             RotaryScaling::Llama3 { factor, low, high, original } => {
                 positive(&at("scaling.original"), original)?;
@@ -530,7 +532,7 @@ impl RotaryConfig {
                         format!("frequency factors {low} (low) and {high} (high) do not satisfy 0 < low < high"),
                     ));
                 }
-                factor_at_least_one(factor)
+                stretch(factor)
             }
             RotaryScaling::Yarn { factor, beta_fast, beta_slow, original, attention_factor, .. } => {
                 positive(&at("scaling.original"), original)?;
@@ -544,7 +546,7 @@ impl RotaryConfig {
                 if self.theta <= 1.0 {
                     return Err(Error::config(at("theta"), "yarn needs a base above 1"));
                 }
-                factor_at_least_one(factor)
+                stretch(factor)
             }
         }
     }
@@ -552,6 +554,13 @@ impl RotaryConfig {
 
 /// No dimension of a real transformer comes near; products of three stay below 2^63.
 const MAX_SIZE: usize = 1 << 20;
+
+/// Slots are listed layer by layer: a config of a few bytes must not ask for gigabytes of them.
+const MAX_LAYERS: usize = 1 << 12;
+
+fn at_most(field: &str, value: usize, limit: usize) -> Result<(), Error> {
+    if value > limit { Err(Error::config(field, format!("{value} is beyond the limit of {limit}"))) } else { Ok(()) }
+}
 
 fn positive(field: &str, value: usize) -> Result<(), Error> {
     if value == 0 { Err(Error::config(field, "must be at least 1")) } else { Ok(()) }

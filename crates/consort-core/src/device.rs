@@ -149,8 +149,11 @@ impl<B: Backend> Device<B> {
             return Ok(done);
         }
         let index = operation.index();
+        let outer = WORST.get();
         let buffer = match self.0.backend.primitive(&mut operation, &spec) {
             Ok(buffer) => {
+                // A decorator may have run it on devices of its own: that is their account.
+                WORST.set(outer);
                 self.count(index, Level::Native);
                 buffer
             }
@@ -184,6 +187,14 @@ impl<B: Backend> Device<B> {
     fn on_host(&self, operation: &PrimitiveOf<B>, spec: &Spec) -> Result<B::Buffer> {
         self.allow_host(operation.name())?;
         let host = self.0.host.get_or_init(B::Host::open);
+        if host.float() != self.float() {
+            return Err(Error::Unsupported {
+                backend: self.0.backend.name(),
+                operation: operation.name(),
+                form: Some((spec.dtype, spec.shape)),
+                reason: "its host computes in another type",
+            });
+        }
         let mut on_host = operation.try_map(&mut ToHost::<B> { device: self, host })?;
         let result = host.evaluate(&mut on_host, spec)?;
         self.0.backend.upload(host.download(&result)?.wait()?)
@@ -213,13 +224,18 @@ impl<B: Backend> Device<B> {
     /// [`Error::Shape`] when the operands do not fit; [`Error::FallbackDenied`]; what the backend meets.
     pub fn fused(&self, mut operation: FusedOf<B>) -> Result<SmallVec<[TensorOf<B>; 2]>> {
         let specs = infer::fused::<B>(&operation, self.float())?;
-        if !specs.is_empty() && specs.iter().all(|spec| spec.shape.elements() == 0) {
+        let nothing = match &operation {
+            Fused::CacheWrite { plan, .. } => plan.rows.is_empty(),
+            _ => specs.iter().all(|spec| spec.shape.elements() == 0),
+        };
+        if nothing {
             return specs.iter().map(|spec| self.zeros(spec.shape, spec.dtype)).collect();
         }
         let index = PRIMITIVES + operation.index();
         let outer = WORST.replace(Level::Native);
         let result = match self.0.backend.fused(&mut operation, &specs) {
             Ok(buffers) => {
+                WORST.set(Level::Native);
                 Ok(buffers.into_iter().zip(&specs).map(|(buffer, s)| Tensor::new(buffer, s.shape, s.dtype)).collect())
             }
             Err(Error::Unsupported { .. }) => {
@@ -289,7 +305,8 @@ impl<B: Backend> Device<B> {
         self.upload(HostData::U32(ids), &sizes)
     }
 
-    /// The elements of `x` in row-major order, when they are ready.
+    /// The elements of `x` in row-major order, when they are ready. Others may follow, where `x` is the beginning of a
+    /// longer buffer: the first [`elements`](Shape::elements) count.
     ///
     /// # Errors
     /// [`Error::DeviceLost`].
@@ -381,7 +398,7 @@ impl<B: Backend> Device<B> {
     pub fn vector(&self, parts: &[StoredTensor]) -> Result<TensorOf<B>> {
         let mut data = Vec::new();
         for part in parts {
-            let decoded = weight::decode(std::slice::from_ref(part), WeightDType::F64, DType::F64)?;
+            let decoded = weight::decode(std::slice::from_ref(part), WeightDType::F64, self.float())?;
             data.extend(decoded.to_f64());
         }
         self.upload_floats(&data, &[data.len()])
@@ -434,6 +451,10 @@ impl<B: Backend> Device<B> {
     /// [`Error::DeviceLost`].
     pub fn cache_read(&self, cache: &CacheOf<B>, layer: usize, rows: &[u32]) -> Result<[TensorOf<B>; 2]> {
         match cache.store() {
+            CacheStore::Native(_) if rows.is_empty() => {
+                let shape = Shape::new(&[0, cache.spec().key_value_heads, cache.spec().head_width])?;
+                Ok([self.zeros(shape, self.float())?, self.zeros(shape, self.float())?])
+            }
             CacheStore::Native(store) => {
                 let shape = Shape::new(&[rows.len(), cache.spec().key_value_heads, cache.spec().head_width])?;
                 let [key, value] = self.0.backend.cache_read(store, layer, rows)?;

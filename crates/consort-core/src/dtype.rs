@@ -70,6 +70,15 @@ impl WeightDType {
         }
     }
 
+    /// The narrowest type that holds every value of both.
+    pub fn common(self, other: Self) -> Self {
+        match (self, other) {
+            (a, b) if a == b => a,
+            (Self::F64, _) | (_, Self::F64) => Self::F64,
+            _ => Self::F32,
+        }
+    }
+
     /// Decodes one little-endian element; exact.
     ///
     /// `bytes` must hold [`size`](Self::size) bytes.

@@ -1,5 +1,7 @@
 //! The one error type of the core: data, not prose, so that a caller can decide.
 
+use std::borrow::Cow;
+
 use crate::{dtype::DType, shape::Shape};
 
 /// What can go wrong between a model's description and its results.
@@ -28,7 +30,7 @@ pub enum Error {
         operation: &'static str,
     },
     /// Operands that do not fit together: a bug in the caller or a config that was not validated.
-    #[error("{operation}: {what}")]
+    #[error("{operation}: {}", one_line(what))]
     Shape {
         /// Snake-case name of the operation.
         operation: &'static str,
@@ -36,7 +38,7 @@ pub enum Error {
         what: String,
     },
     /// A field of a configuration that cannot be.
-    #[error("{field}: {what}")]
+    #[error("{}: {}", one_line(field), one_line(what))]
     Config {
         /// Dotted path of the field.
         field: String,
@@ -44,7 +46,7 @@ pub enum Error {
         what: String,
     },
     /// A weight of the model that is missing, misshapen or not finite.
-    #[error("weight '{slot}': {what}")]
+    #[error("weight '{}': {}", one_line(slot), one_line(what))]
     Weight {
         /// Slot of the graph, or the tensor's name in its file.
         slot: String,
@@ -52,18 +54,18 @@ pub enum Error {
         what: String,
     },
     /// Input that the model is not defined for: token ids, positions, lengths.
-    #[error("{0}")]
+    #[error("{}", one_line(.0))]
     Input(String),
     /// Memory: bytes asked for and bytes that may be used.
-    #[error("out of memory: {asked} bytes asked, {limit} available")]
+    #[error("out of memory: {asked} bytes asked{}", if *limit > 0 { format!(", {limit} available") } else { String::new() })]
     OutOfMemory {
         /// Bytes of the request.
         asked: u64,
-        /// Bytes that were left.
+        /// Bytes that were left; 0 where that is not known.
         limit: u64,
     },
     /// The device is gone; what was on it is lost, the program goes on.
-    #[error("the device was lost: {0}")]
+    #[error("the device was lost: {}", one_line(.0))]
     DeviceLost(String),
 }
 
@@ -83,5 +85,57 @@ impl Error {
     }
 }
 
+/// Names come from files: what would break or rewrite the line is escaped.
+fn one_line(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return text.into();
+    }
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect::<String>().into()
+}
+
 /// Shorthand for results of the core.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_is_one_line() {
+        let hostile = || "a\nb\r\u{1b}[2J\u{85}".to_string();
+        let shape = Shape::new(&[2, 3]).unwrap();
+        let unsupported = |form| Error::Unsupported { backend: "b", operation: "softmax", form, reason: "r" };
+        let errors = [
+            (unsupported(None), "b does not have softmax: r"),
+            (unsupported(Some((DType::F32, shape))), "b does not have softmax for f32 [2, 3]: r"),
+            (
+                Error::FallbackDenied { backend: "b", operation: "copy" },
+                "copy is not native on b and host fall-back is denied",
+            ),
+            (Error::shape("copy", hostile()), "copy: a\\nb\\r\\u{1b}[2J\\u{85}"),
+            (Error::config(hostile(), "x"), "a\\nb\\r\\u{1b}[2J\\u{85}: x"),
+            (Error::weight(hostile(), hostile()), "weight 'a\\nb\\r\\u{1b}[2J\\u{85}': a\\nb\\r\\u{1b}[2J\\u{85}"),
+            (Error::Input(hostile()), "a\\nb\\r\\u{1b}[2J\\u{85}"),
+            (Error::OutOfMemory { asked: 9, limit: 0 }, "out of memory: 9 bytes asked"),
+            (Error::OutOfMemory { asked: 9, limit: 5 }, "out of memory: 9 bytes asked, 5 available"),
+            (Error::DeviceLost(hostile()), "the device was lost: a\\nb\\r\\u{1b}[2J\\u{85}"),
+        ];
+        for (error, expected) in errors {
+            let line = error.to_string();
+            assert_eq!(line, expected);
+            assert_eq!(line.lines().count(), 1);
+            // No wildcard: a new variant must come here.
+            match error {
+                Error::Unsupported { .. }
+                | Error::FallbackDenied { .. }
+                | Error::Shape { .. }
+                | Error::Config { .. }
+                | Error::Weight { .. }
+                | Error::Input(_)
+                | Error::OutOfMemory { .. }
+                | Error::DeviceLost(_) => {}
+            }
+        }
+    }
+}

@@ -7,6 +7,7 @@ use crate::{
     dtype::DType,
     error::{Error, Result},
     operation::{BinaryKind, Fused, Mask, Primitive, ReduceKind, ScoreBias},
+    positions::relative_buckets_fit,
     shape::Shape,
 };
 
@@ -114,12 +115,16 @@ pub fn fused<B: Backend>(operation: &FusedOf<B>, float: DType) -> Result<SmallVe
     let name = operation.name();
     let check = |fits: bool, what: &dyn Fn() -> String| if fits { Ok(()) } else { Err(Error::shape(name, what())) };
     let mut wrong_dtype = None;
+    // These take ids beside floats and say so below.
+    let takes_ids = matches!(operation, Fused::Rotary { .. } | Fused::Embedding { .. } | Fused::CrossEntropy { .. });
     operation.for_each_tensor(&mut |tensor| {
-        if tensor.dtype() != float && tensor.dtype() != DType::U32 {
+        if tensor.dtype() != float && !(takes_ids && tensor.dtype() == DType::U32) {
             wrong_dtype = Some(tensor.dtype());
         }
     });
-    check(wrong_dtype.is_none(), &|| format!("{wrong_dtype:?} operand, the device computes in {float}"))?;
+    if let Some(dtype) = wrong_dtype {
+        return Err(Error::shape(name, format!("an operand of {dtype}, the device computes in {float}")));
+    }
     let same = |x: &TensorOf<B>| smallvec![Spec { shape: *x.shape(), dtype: x.dtype() }];
     let vector = |what: &str, x: &TensorOf<B>, n: usize| {
         check(x.sizes() == [n], &|| format!("{what} of {}, expected [{n}]", x.shape()))
@@ -138,9 +143,14 @@ pub fn fused<B: Backend>(operation: &FusedOf<B>, float: DType) -> Result<SmallVe
     };
     let score_bias = |query: &TensorOf<B>, bias: &Option<TensorOf<B>>, kind: ScoreBias| match (kind, bias) {
         (ScoreBias::None, None) => Ok(()),
-        (ScoreBias::Relative { buckets, .. }, Some(table)) => check(table.sizes() == [buckets, query.size(1)], &|| {
-            format!("bias table {}, expected [{buckets}, {}]", table.shape(), query.size(1))
-        }),
+        (ScoreBias::Relative { bidirectional, buckets, max_distance }, Some(table)) => {
+            check(relative_buckets_fit(bidirectional, buckets, max_distance), &|| {
+                format!("{buckets} relative buckets cannot cover a distance of {max_distance}")
+            })?;
+            check(table.sizes() == [buckets, query.size(1)], &|| {
+                format!("bias table {}, expected [{buckets}, {}]", table.shape(), query.size(1))
+            })
+        }
         (ScoreBias::Linear, Some(slopes)) => vector("slopes", slopes, query.size(1)),
         (kind, bias) => Err(Error::shape(name, format!("{kind:?} with bias {:?}", bias.as_ref().map(|b| *b.shape())))),
     };
@@ -165,7 +175,8 @@ pub fn fused<B: Backend>(operation: &FusedOf<B>, float: DType) -> Result<SmallVe
             let fits = x.shape().rank() == 3
                 && cos.shape().rank() == 2
                 && cos.sizes() == sin.sizes()
-                && 2 * cos.size(1) <= x.size(2)
+                && cos.size(1) <= x.size(2) / 2
+                && [x, cos, sin].iter().all(|x| x.dtype() == float)
                 && ids.sizes() == [x.size(0)]
                 && ids.dtype() == DType::U32;
             check(fits, &|| format!("{} with tables {} and ids {}", x.shape(), cos.shape(), ids.shape()))?;
@@ -216,6 +227,7 @@ pub fn fused<B: Backend>(operation: &FusedOf<B>, float: DType) -> Result<SmallVe
             check(key.sizes() == expected && value.sizes() == expected && *layer < spec.layers, &|| {
                 format!("keys {} and values {} at layer {layer}, expected {expected:?}", key.shape(), value.shape())
             })?;
+            check(plan.is_consistent(spec.block, true), &|| "a plan that contradicts itself".into())?;
             smallvec![]
         }
         Fused::CachedAttention { query, cache, bias, layer, plan, attributes } => {
@@ -225,6 +237,7 @@ pub fn fused<B: Backend>(operation: &FusedOf<B>, float: DType) -> Result<SmallVe
             check(query.size(0) == plan.rows.len() && *layer < spec.layers, &|| {
                 format!("{} planned rows for queries {} at layer {layer}", plan.rows.len(), query.shape())
             })?;
+            check(plan.is_consistent(spec.block, false), &|| "a plan that contradicts itself".into())?;
             same(query)
         }
         Fused::CrossEntropy { logits, targets, smoothing } => {
@@ -232,6 +245,7 @@ pub fn fused<B: Backend>(operation: &FusedOf<B>, float: DType) -> Result<SmallVe
                 && logits.size(1) > 0
                 && targets.sizes() == [logits.size(0)]
                 && targets.dtype() == DType::U32
+                && logits.dtype() == float
                 && (0.0..1.0).contains(smoothing);
             check(fits, &|| format!("logits {}, targets {}, smoothing {smoothing}", logits.shape(), targets.shape()))?;
             let spec = Spec { shape: Shape::new(&[logits.size(0)])?, dtype: logits.dtype() };

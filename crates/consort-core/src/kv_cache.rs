@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use crate::{
     backend::{Backend, CacheOf},
-    blocks::BlockTables,
-    cache::{CachePlan, CacheSpec, PlanRow},
+    blocks::{BlockTables, Extension},
+    cache::{CachePlan, CacheSpec, FREED, PlanRow},
     device::Device,
     error::{Error, Result},
+    operation::Fused,
     tensor::HostData,
 };
 
@@ -26,8 +27,9 @@ pub struct KvCache<B: Backend> {
     device: Device<B>,
     pools: Vec<Pool<B>>,
     /// Per layer of the stack: which pool, and which layer in it.
-    layers: Vec<(usize, usize)>,
-    open: Vec<bool>,
+    layers: Arc<[(usize, usize)]>,
+    /// Tokens held of each open sequence. A stack without layers counts them too.
+    lengths: Vec<Option<usize>>,
 }
 
 struct Pool<B: Backend> {
@@ -45,6 +47,9 @@ pub struct StepPlan<B: Backend> {
 
 impl<B: Backend> StepPlan<B> {
     /// Cache, layer within it, and plan of a layer of the stack.
+    ///
+    /// # Panics
+    /// When the stack has no such layer.
     pub fn layer(&self, layer: usize) -> (&CacheOf<B>, usize, &Arc<CachePlan>) {
         let (pool, layer) = self.layers[layer];
         let (cache, plan) = &self.pools[pool];
@@ -87,12 +92,12 @@ impl<B: Backend> KvCache<B> {
                 Ok(Pool { cache: device.cache(spec)?, tables: BlockTables::new(BLOCK, window), reserved: 0 })
             })
             .collect::<Result<_>>()?;
-        Ok(Self { device: device.clone(), pools, layers, open: Vec::new() })
+        Ok(Self { device: device.clone(), pools, layers: layers.into(), lengths: Vec::new() })
     }
 
     /// An empty sequence.
     pub fn open(&mut self) -> SlotId {
-        let slot = self.vacant();
+        let slot = self.vacant(0);
         self.pools.iter_mut().for_each(|pool| pool.tables.open(slot));
         SlotId(slot)
     }
@@ -102,19 +107,19 @@ impl<B: Backend> KvCache<B> {
     /// # Errors
     /// [`Error::Input`] when `from` is not open.
     pub fn fork(&mut self, from: SlotId) -> Result<SlotId> {
-        self.length(from)?;
-        let slot = self.vacant();
+        let length = self.length(from)?;
+        let slot = self.vacant(length);
         for pool in &mut self.pools {
             pool.tables.fork(from.0, slot)?;
         }
         Ok(SlotId(slot))
     }
 
-    /// Lets a sequence's blocks go.
+    /// Lets a sequence's blocks go. Its id may be given to a sequence that is opened later.
     pub fn close(&mut self, slot: SlotId) {
         self.pools.iter_mut().for_each(|pool| pool.tables.close(slot.0));
-        if let Some(open) = self.open.get_mut(slot.0) {
-            *open = false;
+        if let Some(length) = self.lengths.get_mut(slot.0) {
+            *length = None;
         }
     }
 
@@ -123,55 +128,75 @@ impl<B: Backend> KvCache<B> {
     /// # Errors
     /// [`Error::Input`] when it is not open.
     pub fn length(&self, slot: SlotId) -> Result<usize> {
-        if self.open.get(slot.0) != Some(&true) {
-            return Err(Error::Input(format!("sequence {} is not open", slot.0)));
-        }
-        // A stack without layers holds nothing.
-        self.pools.first().map_or(Ok(0), |pool| Ok(pool.tables.sequence(slot.0)?.length))
+        let length = self.lengths.get(slot.0).copied().flatten();
+        length.ok_or_else(|| Error::Input(format!("sequence {} is not open", slot.0)))
     }
 
-    /// Forgets a sequence's tokens from `length` on.
+    /// Forgets a sequence's tokens from `length` on; a sequence of fewer stays as it is.
     ///
     /// # Errors
-    /// [`Error::Input`] when a window has already let go what would be seen.
+    /// [`Error::Input`] when it is not open, or when a window has already let go what would be seen: nothing is forgotten
+    /// then.
     pub fn truncate(&mut self, slot: SlotId, length: usize) -> Result<()> {
-        self.length(slot)?;
-        self.pools.iter_mut().try_for_each(|pool| pool.tables.truncate(slot.0, length))
+        let held = self.length(slot)?;
+        // All pools or none.
+        self.pools.iter().try_for_each(|pool| pool.tables.can_truncate(slot.0, length))?;
+        self.pools.iter_mut().try_for_each(|pool| pool.tables.truncate(slot.0, length))?;
+        self.lengths[slot.0] = Some(held.min(length));
+        Ok(())
     }
 
     /// Makes room for one more row per entry of `slots`, in order: row r is the next position of `slots[r]`. Returns the
     /// plan and each row's position.
     ///
     /// # Errors
-    /// [`Error::Input`] when a sequence is not open; [`Error::OutOfMemory`].
+    /// [`Error::Input`] when a sequence is not open; [`Error::OutOfMemory`]. No sequence is longer then.
     pub fn append(&mut self, slots: &[SlotId]) -> Result<(StepPlan<B>, Vec<usize>)> {
-        let mut sequences: Vec<(SlotId, usize, usize)> = Vec::new(); // slot, length before, new rows
-        let mut rows = Vec::with_capacity(slots.len());
-        for &slot in slots {
-            let index = match sequences.iter().position(|sequence| sequence.0 == slot) {
-                Some(index) => index,
-                None => {
-                    sequences.push((slot, self.length(slot)?, 0));
-                    sequences.len() - 1
-                }
-            };
-            let (_, before, new) = &mut sequences[index];
-            rows.push(PlanRow { sequence: index, position: *before + *new });
-            *new += 1;
+        let (sequences, of_rows) = self.distinct(slots)?;
+        let mut lengths = sequences.iter().map(|&slot| self.length(slot)).collect::<Result<Vec<_>>>()?;
+        let next = |sequence: usize| {
+            let position = lengths[sequence];
+            lengths[sequence] += 1;
+            PlanRow { sequence, position }
+        };
+        let rows: Vec<PlanRow> = of_rows.into_iter().map(next).collect();
+        let mut extended = Vec::with_capacity(self.pools.len());
+        if let Err(error) = self.extend(&sequences, &lengths, &mut extended) {
+            for (pool, (extensions, capacity)) in self.pools.iter_mut().zip(extended) {
+                pool.tables.undo(&extensions, capacity);
+            }
+            return Err(error);
+        }
+        for (slot, length) in sequences.iter().zip(lengths) {
+            self.lengths[slot.0] = Some(length);
         }
         let positions = rows.iter().map(|row| row.position).collect();
+        Ok((self.plan(&sequences, rows)?, positions))
+    }
+
+    /// Takes blocks in all pools for sequences to have these lengths. What was done, and the capacity before, is put in
+    /// `extended` pool by pool, so that it can be undone.
+    fn extend(
+        &mut self,
+        sequences: &[SlotId],
+        lengths: &[usize],
+        extended: &mut Vec<(Vec<Extension>, usize)>,
+    ) -> Result<()> {
         for pool in &mut self.pools {
-            let mut copies = Vec::new();
-            for &(slot, _, new) in &sequences {
-                copies.extend(pool.tables.extend(slot.0, new)?);
+            sequences.iter().try_for_each(|slot| pool.tables.release_passed(slot.0))?;
+            extended.push((Vec::with_capacity(sequences.len()), pool.tables.capacity()));
+            let Some((extensions, _)) = extended.last_mut() else { continue };
+            for (slot, length) in sequences.iter().zip(lengths) {
+                let rows = length - self.lengths[slot.0].unwrap_or(0);
+                extensions.push(pool.tables.extend(slot.0, rows)?);
             }
             pool.reserve(&self.device)?;
+            let copies: Vec<(u32, u32)> = extensions.iter().filter_map(Extension::copy).collect();
             if !copies.is_empty() {
                 self.device.cache_copy(&pool.cache, &copies)?;
             }
         }
-        let slots: Vec<SlotId> = sequences.iter().map(|sequence| sequence.0).collect();
-        Ok((self.plan(&slots, rows)?, positions))
+        Ok(())
     }
 
     /// A plan for rows that read sequences without adding to them: row r reads `slots[r]`.
@@ -179,19 +204,24 @@ impl<B: Backend> KvCache<B> {
     /// # Errors
     /// [`Error::Input`] when a sequence is not open.
     pub fn read(&self, slots: &[SlotId]) -> Result<StepPlan<B>> {
-        let mut sequences: Vec<SlotId> = Vec::new();
-        let mut rows = Vec::with_capacity(slots.len());
-        for &slot in slots {
-            let sequence = match sequences.iter().position(|&other| other == slot) {
-                Some(sequence) => sequence,
-                None => {
-                    sequences.push(slot);
-                    sequences.len() - 1
-                }
-            };
-            rows.push(PlanRow { sequence, position: 0 });
-        }
-        self.plan(&sequences, rows)
+        let (sequences, of_rows) = self.distinct(slots)?;
+        self.plan(&sequences, of_rows.into_iter().map(|sequence| PlanRow { sequence, position: 0 }).collect())
+    }
+
+    /// The sequences among `slots`, each once, in order of first appearance; and for every row which of them it is.
+    fn distinct(&self, slots: &[SlotId]) -> Result<(Vec<SlotId>, Vec<usize>)> {
+        let mut sequences = Vec::new();
+        let mut seen_as = vec![usize::MAX; self.lengths.len()];
+        let of_rows = slots.iter().map(|&slot| {
+            self.length(slot)?;
+            if seen_as[slot.0] == usize::MAX {
+                seen_as[slot.0] = sequences.len();
+                sequences.push(slot);
+            }
+            Ok(seen_as[slot.0])
+        });
+        let of_rows = of_rows.collect::<Result<_>>()?;
+        Ok((sequences, of_rows))
     }
 
     /// Everything held of a sequence, on the host.
@@ -204,7 +234,7 @@ impl<B: Backend> KvCache<B> {
         let layers = (0..self.layers.len())
             .map(|layer| {
                 let (cache, layer, plan) = plan.layer(layer);
-                if plan.sequences[0].blocks.contains(&crate::cache::FREED) {
+                if plan.sequences.iter().any(|sequence| sequence.blocks.contains(&FREED)) {
                     return Err(Error::Input(format!("sequence {} has left a window: it cannot be exported", slot.0)));
                 }
                 let rows: Vec<u32> = (0..length).map(|position| plan.physical(0, position)).collect();
@@ -215,10 +245,11 @@ impl<B: Backend> KvCache<B> {
         Ok(ExportedSequence { length, layers })
     }
 
-    /// A new sequence with what another cache of the same shape held.
+    /// A new sequence with what another cache of the same shape held, rounded to this device's float type.
     ///
     /// # Errors
-    /// [`Error::Input`] when the number of layers differs; [`Error::Shape`] when heads do.
+    /// [`Error::Input`] when the number of layers differs; [`Error::Shape`] when heads do; [`Error::OutOfMemory`]. No
+    /// sequence is opened then.
     pub fn import(&mut self, sequence: ExportedSequence) -> Result<SlotId> {
         if sequence.layers.len() != self.layers.len() {
             return Err(Error::Input(format!(
@@ -228,16 +259,30 @@ impl<B: Backend> KvCache<B> {
             )));
         }
         let slot = self.open();
+        match self.fill(slot, sequence) {
+            Ok(()) => Ok(slot),
+            Err(error) => {
+                self.close(slot);
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(&mut self, slot: SlotId, sequence: ExportedSequence) -> Result<()> {
+        let float = self.device.float();
         let (plan, _) = self.append(&vec![slot; sequence.length])?;
-        for (layer, [keys, values]) in sequence.layers.into_iter().enumerate() {
+        for (layer, data) in sequence.layers.into_iter().enumerate() {
             let (cache, layer, plan) = plan.layer(layer);
             let sizes = [sequence.length, cache.spec().key_value_heads, cache.spec().head_width];
-            let key = self.device.upload(keys, &sizes)?;
-            let value = self.device.upload(values, &sizes)?;
-            let (cache, plan) = (cache.clone(), plan.clone());
-            self.device.fused(crate::operation::Fused::CacheWrite { cache, key, value, layer, plan })?;
+            let [key, value] = data.map(|data| {
+                let data =
+                    if data.dtype() == float { data } else { HostData::from_f64(data.to_f64().into_iter(), float) };
+                self.device.upload(data, &sizes)
+            });
+            let (cache, plan, key, value) = (cache.clone(), Arc::clone(plan), key?, value?);
+            self.device.fused(Fused::CacheWrite { cache, key, value, layer, plan })?;
         }
-        Ok(slot)
+        Ok(())
     }
 
     fn plan(&self, slots: &[SlotId], rows: Vec<PlanRow>) -> Result<StepPlan<B>> {
@@ -250,15 +295,15 @@ impl<B: Backend> KvCache<B> {
                 Ok((pool.cache.clone(), Arc::new(CachePlan { block: BLOCK, rows: rows.clone(), sequences })))
             })
             .collect::<Result<_>>()?;
-        Ok(StepPlan { pools, layers: self.layers.clone().into() })
+        Ok(StepPlan { pools, layers: Arc::clone(&self.layers) })
     }
 
-    fn vacant(&mut self) -> usize {
-        let slot = self.open.iter().position(|open| !open).unwrap_or_else(|| {
-            self.open.push(false);
-            self.open.len() - 1
+    fn vacant(&mut self, length: usize) -> usize {
+        let slot = self.lengths.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.lengths.push(None);
+            self.lengths.len() - 1
         });
-        self.open[slot] = true;
+        self.lengths[slot] = Some(length);
         slot
     }
 }
@@ -266,12 +311,28 @@ impl<B: Backend> KvCache<B> {
 impl<B: Backend> Pool<B> {
     fn reserve(&mut self, device: &Device<B>) -> Result<()> {
         let needed = self.tables.capacity();
-        if needed > self.reserved {
-            // Doubling keeps the cost of growing a plain store linear in the end.
-            let blocks = needed.max(2 * self.reserved);
-            device.cache_reserve(&self.cache, blocks)?;
-            self.reserved = blocks;
+        if needed <= self.reserved {
+            return Ok(());
         }
+        let spec = self.cache.spec();
+        // Physical rows are u32, and the greatest stands for none.
+        if needed.saturating_mul(spec.block) >= u32::MAX as usize {
+            let row = 2 * spec.layers * spec.key_value_heads * spec.head_width * device.float().size();
+            return Err(Error::OutOfMemory {
+                asked: (needed as u64).saturating_mul((spec.block * row) as u64),
+                limit: 0,
+            });
+        }
+        // Doubling keeps the cost of growing a plain store linear in the end; where that is too much, what is needed.
+        let doubled = needed.max(2 * self.reserved);
+        self.reserved = match device.cache_reserve(&self.cache, doubled) {
+            Ok(()) => doubled,
+            Err(Error::OutOfMemory { .. }) if doubled > needed => {
+                device.cache_reserve(&self.cache, needed)?;
+                needed
+            }
+            Err(error) => return Err(error),
+        };
         Ok(())
     }
 }

@@ -11,7 +11,7 @@
 
 #![forbid(unsafe_code)]
 
-mod backend;
+pub mod backend;
 mod blocks;
 pub mod cache;
 pub mod config;

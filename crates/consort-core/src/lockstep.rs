@@ -35,7 +35,8 @@ pub struct Disagreement {
     pub actual: f64,
     /// There, what the oracle gave.
     pub expected: f64,
-    /// `|actual − expected|` over the greatest magnitude of the oracle's output; NaN counts as infinite.
+    /// `|actual − expected|` over the greatest finite magnitude of the oracle's output; infinite where only one of the
+    /// two is NaN, where an infinity differs, or where an element was not given.
     pub error: f64,
 }
 
@@ -61,7 +62,7 @@ impl<B: Backend, O: Backend> Lockstep<B, O> {
     /// The oracle's tensor, rounded to the tested type, on both devices.
     fn both(&self, tensor: &TensorOf<O>) -> Result<(TensorOf<B>, TensorOf<O>)> {
         let data = self.oracle.download(tensor)?;
-        if !data.dtype().is_float() {
+        if data.dtype() != self.oracle.float() {
             return Ok((self.tested.upload(data, tensor.sizes())?, tensor.clone()));
         }
         let rounded = HostData::from_f64(data.to_f64().into_iter(), self.tested.float());
@@ -71,18 +72,26 @@ impl<B: Backend, O: Backend> Lockstep<B, O> {
 
     fn compare(&self, operation: &'static str, tested: &HostData, oracle: &HostData) {
         let (actual, expected) = (tested.to_f64(), oracle.to_f64());
-        let greatest = expected.iter().fold(f64::MIN_POSITIVE, |greatest, value| greatest.max(value.abs()));
+        let finite = expected.iter().map(|value| value.abs()).filter(|value| value.is_finite());
+        let greatest = finite.fold(f64::MIN_POSITIVE, f64::max);
         let mut worst: Option<(usize, f64)> = None;
-        for (index, (a, e)) in actual.iter().zip(&expected).enumerate() {
+        for (index, e) in expected.iter().enumerate() {
+            // What was not given at all counts as NaN.
+            let a = actual.get(index).unwrap_or(&f64::NAN);
             let error = (a - e).abs() / greatest;
-            let error = if error.is_nan() && a.to_bits() != e.to_bits() { f64::INFINITY } else { error };
+            let error = match error.is_nan() {
+                true if a == e || a.is_nan() && e.is_nan() => 0.0,
+                true => f64::INFINITY,
+                false => error,
+            };
             if worst.is_none_or(|worst| error > worst.1) {
                 worst = Some((index, error));
             }
         }
         let Some((index, error)) = worst else { return };
         let place = scope::path();
-        let new = Disagreement { place, operation, index, actual: actual[index], expected: expected[index], error };
+        let actual = actual.get(index).copied().unwrap_or(f64::NAN);
+        let new = Disagreement { place, operation, index, actual, expected: expected[index], error };
         let mut all = lock(&self.disagreements);
         match all.iter_mut().find(|old| old.operation == operation && old.place == new.place) {
             Some(old) if old.error >= new.error => {}

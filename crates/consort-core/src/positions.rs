@@ -59,42 +59,59 @@ pub fn rotary_frequencies(config: &RotaryConfig, length: usize) -> (Vec<f64>, f6
 
 /// Cosines and sines `[T, width/2]` for rows at `positions` of sequences of `lengths` tokens, row-major.
 pub fn rotary_table(config: &RotaryConfig, positions: &[usize], lengths: &[usize]) -> [Vec<f64>; 2] {
-    let mut current = (usize::MAX, Vec::new(), 1.0);
-    let (mut cos, mut sin) = (Vec::new(), Vec::new());
+    // Frequencies are the same for all lengths that `key` gives the same number.
+    let key = |length: usize| match config.scaling {
+        RotaryScaling::Dynamic { original, .. } => length.max(original),
+        _ => 0,
+    };
+    let first = lengths.first().map_or(0, |&length| key(length));
+    let mut current = (first, rotary_frequencies(config, first));
+    let elements = positions.len() * (config.width / 2);
+    let (mut cos, mut sin) = (Vec::with_capacity(elements), Vec::with_capacity(elements));
     for (&position, &length) in positions.iter().zip(lengths) {
-        if current.0 != length {
-            let (frequencies, factor) = rotary_frequencies(config, length);
-            current = (length, frequencies, factor);
+        if current.0 != key(length) {
+            current = (key(length), rotary_frequencies(config, length));
         }
-        for frequency in &current.1 {
+        let (frequencies, factor) = &current.1;
+        for frequency in frequencies {
             let (s, c) = (position as f64 * frequency).sin_cos();
-            cos.push(c * current.2);
-            sin.push(s * current.2);
+            cos.push(c * factor);
+            sin.push(s * factor);
         }
     }
     [cos, sin]
 }
 
-/// Sinusoidal positions (Vaswani et al. 2017, section 3.5): row p has `sin(p / 10000^(2i/D))` and its cosine.
+/// Sinusoidal positions `[T, D]` (Vaswani et al. 2017, section 3.5), row-major: row p has `sin(p / 10000^(2i/D))` and its
+/// cosine. D must be even.
 pub fn sinusoids(width: usize, layout: SinusoidLayout, positions: &[usize]) -> Vec<f64> {
+    let divisors: Vec<f64> = (0..width / 2).map(|i| 10000f64.powf(2.0 * i as f64 / width as f64)).collect();
     let mut out = Vec::with_capacity(positions.len() * width);
     for &position in positions {
-        let angle = |i: usize| position as f64 / 10000f64.powf(2.0 * i as f64 / width as f64);
+        let angles = divisors.iter().map(|divisor| position as f64 / divisor);
         match layout {
-            SinusoidLayout::Interleaved => {
-                out.extend((0..width / 2).flat_map(|i| [angle(i).sin(), angle(i).cos()]));
-            }
+            SinusoidLayout::Interleaved => out.extend(angles.flat_map(|angle| [angle.sin(), angle.cos()])),
             SinusoidLayout::Halves => {
-                out.extend((0..width / 2).map(|i| angle(i).sin()));
-                out.extend((0..width / 2).map(|i| angle(i).cos()));
+                out.extend(angles.clone().map(f64::sin));
+                out.extend(angles.map(f64::cos));
             }
         }
     }
     out
 }
 
+/// Whether [`relative_bucket`] is defined: at least two buckets a direction, and a distance beyond those that have a
+/// bucket each.
+pub fn relative_buckets_fit(bidirectional: bool, buckets: usize, max_distance: usize) -> bool {
+    let usable = if bidirectional { buckets / 2 } else { buckets };
+    usable >= 2 && max_distance > usable / 2
+}
+
 /// The bucket of `distance = key − query` (Raffel et al. 2020; formula of the reference implementation): one bucket per
 /// distance up to half of them, then logarithmically wider ones up to `max_distance`.
+///
+/// # Panics
+/// Where [`relative_buckets_fit`] says no.
 pub fn relative_bucket(distance: i64, bidirectional: bool, buckets: usize, max_distance: usize) -> usize {
     let (mut first, mut buckets) = (0, buckets);
     let magnitude = if bidirectional {
@@ -111,7 +128,8 @@ pub fn relative_bucket(distance: i64, bidirectional: bool, buckets: usize, max_d
         return first + magnitude;
     }
     let ratio = (magnitude as f64 / exact as f64).ln() / (max_distance as f64 / exact as f64).ln();
-    let wide = exact + (ratio * (buckets - exact) as f64) as usize;
+    // Where a bucket begins at a whole distance, the rounding of the logarithms must not put it into the one before.
+    let wide = exact + (ratio * (buckets - exact) as f64 * (1.0 + 1e-12)) as usize;
     first + wide.min(buckets - 1)
 }
 
@@ -137,6 +155,36 @@ mod tests {
         }
         let bucket = |distance| relative_bucket(distance, false, 32, 128);
         assert_eq!([3, 0, -1, -15, -16, -40, -127, -4000].map(bucket), [0, 0, 1, 15, 16, 23, 31, 31]);
+        // 128 is 4 · 2⁵: buckets begin at 4, 8, 16, 32, 64.
+        let bucket = |distance| relative_bucket(distance, false, 9, 128);
+        assert_eq!([-7, -8, -15, -16, -31, -32, -63, -64].map(bucket), [4, 5, 5, 6, 6, 7, 7, 8]);
+    }
+
+    #[test]
+    fn tables_stay_defined_far_out() {
+        let scalings = [
+            RotaryScaling::None,
+            RotaryScaling::Linear { factor: 1e9 },
+            RotaryScaling::Dynamic { factor: 1e9, original: 1 },
+            RotaryScaling::Llama3 { factor: 8.0, low: 1e-300, high: 1e300, original: usize::MAX },
+            RotaryScaling::Yarn {
+                factor: 40.0,
+                beta_fast: 1e300,
+                beta_slow: 1e-300,
+                original: 1,
+                attention_factor: 1.0,
+                truncate: true,
+            },
+        ];
+        for scaling in scalings {
+            for pairing in [crate::config::RotaryPairing::Halves, crate::config::RotaryPairing::Interleaved] {
+                let config = RotaryConfig { width: 4, theta: 1e4, pairing, scaling };
+                // A length that nothing can have is announced by nobody, and still must not lose rows.
+                let [cos, sin] = rotary_table(&config, &[0, usize::MAX >> 12], &[usize::MAX, 1]);
+                assert_eq!([cos.len(), sin.len()], [4, 4]);
+                assert!(cos.iter().chain(&sin).all(|value| value.abs() <= 1.0), "{scaling:?}");
+            }
+        }
     }
 
     #[test]
@@ -145,5 +193,10 @@ mod tests {
         let twelve = linear_bias_slopes(12);
         assert_eq!(twelve.len(), 12);
         assert_eq!(twelve[8], (-0.5f64).exp2());
+        for heads in 1..=128 {
+            let slopes = linear_bias_slopes(heads);
+            assert_eq!(slopes.len(), heads);
+            assert!(slopes.iter().all(|slope| (1.0 / 256.0..1.0).contains(slope)));
+        }
     }
 }

@@ -96,11 +96,8 @@ pub fn sample_row(logits: &[f64], row: &SampleRow) -> Result<Choice> {
 /// The `count` most likely tokens with their log-probabilities, most likely first, the lowest id first on ties.
 pub fn top_tokens(logits: &[f64], count: usize) -> Vec<Choice> {
     let total = log_sum_exp(logits);
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
-    order
+    most_likely(logits, (0..logits.len()).collect(), count)
         .into_iter()
-        .take(count)
         .map(|token| Choice { token: token as u32, log_probability: logits[token] - total })
         .collect()
 }
@@ -112,6 +109,17 @@ pub fn log_sum_exp(logits: &[f64]) -> f64 {
         return greatest;
     }
     greatest + logits.iter().map(|logit| (logit - greatest).exp()).sum::<f64>().ln()
+}
+
+/// The `count` tokens of the greatest scores, greatest first, the lowest id first on ties. Only these are sorted.
+fn most_likely(scores: &[f64], mut tokens: Vec<usize>, count: usize) -> Vec<usize> {
+    let before = |a: &usize, b: &usize| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b));
+    if count < tokens.len() {
+        tokens.select_nth_unstable_by(count, before);
+        tokens.truncate(count);
+    }
+    tokens.sort_unstable_by(before);
+    tokens
 }
 
 fn argmax(scores: &[f64]) -> Option<usize> {
@@ -126,12 +134,9 @@ fn argmax(scores: &[f64]) -> Option<usize> {
 
 fn draw(scores: &[f64], row: &SampleRow) -> Result<usize> {
     // Most likely first, the lowest id first on ties: prefixes of this order are what top-k and top-p keep.
-    let mut order: Vec<usize> = (0..scores.len()).filter(|&token| scores[token] > f64::NEG_INFINITY).collect();
-    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+    let left = (0..scores.len()).filter(|&token| scores[token] > f64::NEG_INFINITY).collect();
+    let mut order = most_likely(scores, left, if row.top_k > 0 { row.top_k } else { usize::MAX });
     let greatest = scores[*order.first().ok_or_else(nothing_left)?];
-    if row.top_k > 0 {
-        order.truncate(row.top_k);
-    }
     let weight = |token: usize| ((scores[token] - greatest) / row.temperature).exp();
     let total: f64 = order.iter().map(|&token| weight(token)).sum();
     if row.top_p < 1.0 {
@@ -142,8 +147,8 @@ fn draw(scores: &[f64], row: &SampleRow) -> Result<usize> {
         });
         order.truncate(kept.map_or(order.len(), |last| last + 1));
     }
-    // The greatest weight is 1.
-    order.retain(|&token| weight(token) >= row.min_p);
+    // The greatest weight is 1; it always stays.
+    order.retain(|&token| weight(token) >= row.min_p.min(1.0));
     let total: f64 = order.iter().map(|&token| weight(token)).sum();
     let target = uniform(row.seed, row.stream, row.draw) * total;
     let mut reached = 0.0;
@@ -205,6 +210,19 @@ mod tests {
         let row = SampleRow { repetition_penalty: 1.5, seen: Arc::new([1, 1]), ..greedy };
         assert_eq!(sample_row(&[0.5, 2.0, 1.9], &row).unwrap().token, 2);
         assert_eq!(sample_row(&[-1.4, -1.0], &row).unwrap().token, 0);
+    }
+
+    #[test]
+    fn the_top_tokens_are_the_head_of_the_sorted_ones() {
+        // Few values, so that many are tied.
+        let logits: Vec<f64> = (0..500).map(|token| (uniform(3, 0, token) * 20.0).floor()).collect();
+        let mut sorted: Vec<usize> = (0..500).collect();
+        sorted.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+        for count in [0, 1, 7, 250, 499, 500, 900] {
+            let found: Vec<usize> = top_tokens(&logits, count).iter().map(|choice| choice.token as usize).collect();
+            assert_eq!(found, sorted[..count.min(500)]);
+        }
+        assert!(top_tokens(&[], 3).is_empty());
     }
 
     #[test]

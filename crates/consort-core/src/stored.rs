@@ -72,7 +72,7 @@ impl StoredTensor {
     /// # Errors
     /// [`Error::Weight`] when the number of values is not `outputs · inputs`.
     pub fn from_values(name: &str, values: &[f64], shape: [usize; 2]) -> Result<Self> {
-        if values.len() != shape[0] * shape[1] {
+        if shape[0].checked_mul(shape[1]) != Some(values.len()) {
             return Err(Error::weight(name, format!("{} values for {shape:?}", values.len())));
         }
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();

@@ -31,7 +31,7 @@ pub struct Record {
     pub inputs: Vec<(Shape, DType)>,
     /// Shapes and types of the outputs.
     pub outputs: Vec<(Shape, DType)>,
-    /// Whether the backend had it; otherwise its parts (or the host's work) follow.
+    /// Whether the backend had it; otherwise the records of its parts follow, or the host ran it.
     pub native: bool,
     /// Time until the backend answered: for backends that record, not until it was done.
     pub time: Duration,

@@ -80,8 +80,8 @@ pub fn concatenated_shape(parts: &[StoredTensor]) -> Result<[usize; 2]> {
     Ok([outputs, inputs])
 }
 
-/// Stored parts as host data `[Σ outputs, inputs]`: decoded exactly, rounded to `keep`, then to `dtype`; the source's
-/// pages are let go part by part.
+/// Stored parts as host data `[Σ outputs, inputs]`: decoded exactly, rounded to `keep`, then to `dtype` (f64, or else
+/// f32); the source's pages are let go part by part.
 ///
 /// # Errors
 /// [`Error::Weight`] names the first element that is not finite.
@@ -98,10 +98,14 @@ pub fn decode(parts: &[StoredTensor], keep: WeightDType, dtype: DType) -> Result
         for output in 0..part.shape()[0] {
             for (input, value) in part.row(output).enumerate() {
                 let kept = keep.round(value);
-                if !kept.is_finite() {
+                let held = if dtype == DType::F64 { kept } else { f64::from(kept as f32) };
+                if !held.is_finite() {
                     return Err(Error::weight(
                         part.name(),
-                        format!("element [{output}, {input}] is {value}{}, not a finite number", beyond(value, keep)),
+                        format!(
+                            "element [{output}, {input}] is {value}{}, not a finite number",
+                            beyond(value, keep, dtype)
+                        ),
                     ));
                 }
                 if dtype == DType::F64 {
@@ -116,6 +120,10 @@ pub fn decode(parts: &[StoredTensor], keep: WeightDType, dtype: DType) -> Result
     Ok(if dtype == DType::F64 { HostData::F64(wide) } else { HostData::F32(narrow) })
 }
 
-fn beyond(value: f64, keep: WeightDType) -> String {
-    if value.is_finite() { format!(" (beyond {keep})") } else { String::new() }
+fn beyond(value: f64, keep: WeightDType, dtype: DType) -> String {
+    match value.is_finite() {
+        true if keep.round(value).is_finite() => format!(" (beyond {dtype})"),
+        true => format!(" (beyond {keep})"),
+        false => String::new(),
+    }
 }

@@ -26,7 +26,9 @@ pub(crate) fn check(config: &TransformerConfig, requests: &[Request]) -> Result<
 /// Says which of several requests an error is about, where the error is about input.
 pub(crate) fn of_request(error: Error, index: usize, requests: usize) -> Error {
     match error {
-        Error::Input(_) | Error::Config { .. } if requests > 1 => Error::Input(format!("request {index}: {error}")),
+        Error::Input(_) | Error::Config { .. } if requests > 1 => {
+            Error::Input(format!("request {}: {error}", index + 1))
+        }
         other => other,
     }
 }

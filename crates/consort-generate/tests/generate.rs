@@ -302,7 +302,7 @@ fn what_cannot_be_is_refused_before_anything_runs() {
     );
     assert_eq!(
         refusal(&model, &[request(&[1], short(1)), request(&[], short(1))]),
-        "request 1: the prompt is empty: it needs at least one token"
+        "request 2: the prompt is empty: it needs at least one token"
     );
 
     let model = tiny::model(Oracle::new(), &tiny::encoder_decoder(), 12);
@@ -356,7 +356,7 @@ fn broken_logits_name_their_request() {
     for beams in [1, 2] {
         let requests = [4, 5].map(|token| request(&[token], Settings { beams, ..short(1) }));
         let error = generate(&model, &requests, &mut |_| Flow::Continue).unwrap_err().to_string();
-        assert!(error.starts_with("request 1: the model's logit for token 0 is"), "{error}");
+        assert!(error.starts_with("request 2: the model's logit for token 0 is"), "{error}");
         let nothing = Settings { suppressed: (0..19).collect(), beams, ..short(1) };
         let error = generate(&model, &[request(&[4], nothing)], &mut |_| Flow::Continue).unwrap_err().to_string();
         assert_eq!(error, "every token is suppressed: nothing is left to choose");

@@ -57,7 +57,8 @@ impl ChatTemplate {
                 None | Some(serde_json::Value::Null) => return Ok(None),
                 Some(serde_json::Value::String(text)) => text.clone(),
                 Some(serde_json::Value::Array(all)) => {
-                    let named = |template: &&serde_json::Value| template.get("name").is_some_and(|name| name == "default");
+                    let named =
+                        |template: &&serde_json::Value| template.get("name").is_some_and(|name| name == "default");
                     match all.iter().find(named).and_then(|template| template.get("template")) {
                         Some(serde_json::Value::String(text)) => text.clone(),
                         _ => return Err(invalid(&config_path, "chat_template: no template is called 'default'")),
@@ -100,8 +101,10 @@ impl ChatTemplate {
         });
         environment.add_function("strftime_now", strftime_now);
         environment.add_template("chat", &self.template).map_err(wrong)?;
-        let messages: Vec<Value> =
-            messages.iter().map(|message| context! { role => message.role.as_str(), content => message.content.as_str() }).collect();
+        let messages: Vec<Value> = messages
+            .iter()
+            .map(|message| context! { role => message.role.as_str(), content => message.content.as_str() })
+            .collect();
         let special = Value::from_pairs(self.special.iter().map(|(name, token)| (name.as_str(), token.as_str())));
         let values = context! { messages => messages, add_generation_prompt => true, ..special };
         environment.get_template("chat").and_then(|template| template.render(values)).map_err(wrong)
@@ -113,7 +116,17 @@ fn strftime_now(format: String) -> String {
     let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.as_secs());
     let [year, month, day] = date(seconds / 86_400);
     const MONTHS: [&str; 12] = [
-        "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
         "December",
     ];
     let name = MONTHS[(month - 1) as usize];
@@ -158,7 +171,10 @@ mod tests {
         let chat = template(config).unwrap().unwrap();
         let messages = [ChatMessage::new("system", "Be kind."), ChatMessage::new("user", " hello ")];
         // As transformers' apply_chat_template(add_generation_prompt=True) gives it.
-        assert_eq!(chat.render(&messages).unwrap(), "<s><|system|>Be kind.<|end|>\n<|user|>hello<|end|>\n<|assistant|>");
+        assert_eq!(
+            chat.render(&messages).unwrap(),
+            "<s><|system|>Be kind.<|end|>\n<|user|>hello<|end|>\n<|assistant|>"
+        );
         let error = chat.render(&[ChatMessage::new("ghost", "boo")]).unwrap_err().to_string();
         assert!(error.contains("unknown role ghost") && !error.contains('\n'), "{error}");
     }

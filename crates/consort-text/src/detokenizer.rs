@@ -57,14 +57,16 @@ impl Detokenizer {
         Ok(this)
     }
 
-    /// The text that `id` completes; may be empty.
+    /// The text that `id` completes; may be empty. An id without a token gives none, as in transformers: embeddings are
+    /// padded, and a model can choose a row that no text has.
     ///
     /// # Errors
-    /// [`Error::UnknownId`] where the id has no token, and [`Error::Decode`] where the decoder fails. The stream
-    /// goes on as if an unknown id had not come.
+    /// [`Error::Decode`] where the decoder fails.
     pub fn push(&mut self, id: u32) -> Result<String, Error> {
-        let Some(piece) = self.tokenizer.decoder_piece(id, self.skip_special)? else {
-            return Ok(String::new());
+        let piece = match self.tokenizer.decoder_piece(id, self.skip_special) {
+            Ok(Some(piece)) => piece,
+            Ok(None) | Err(Error::UnknownId { .. }) => return Ok(String::new()),
+            Err(error) => return Err(error),
         };
         let text = self.stream.push(piece)?;
         Ok(self.without_shown(text))

@@ -28,5 +28,7 @@ mod tokenizer;
 pub use chat::{ChatMessage, ChatTemplate};
 pub use detokenizer::Detokenizer;
 pub use error::Error;
+#[doc(hidden)]
+pub use guard::guarding;
 pub use stop::{Emit, StopTexts};
 pub use tokenizer::{MAX_EXTRA_ROWS_FRACTION, MIN_EXTRA_ROWS, Tokenizer};

@@ -42,3 +42,27 @@ pub fn choose(name: Option<&str>) -> Result<BackendInfo, crate::Error> {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_in_the_build_is_named() {
+        let error = choose(Some("abacus")).expect_err("there is no such backend").to_string();
+        assert!(error.contains("'abacus' is not in this build"), "{error}");
+        for backend in compiled() {
+            assert!(error.contains(backend.name), "{error}");
+            assert_eq!(choose(Some(backend.name)).ok(), Some(backend));
+        }
+    }
+
+    #[test]
+    fn without_a_name_the_first_is_taken_or_a_feature_is_named() {
+        match (choose(None), compiled().into_iter().next()) {
+            (Ok(chosen), Some(first)) => assert_eq!(chosen, first),
+            (Err(error), None) => assert!(error.to_string().contains("--features scalar"), "{error}"),
+            (chosen, first) => panic!("{chosen:?}, expected {first:?}"),
+        }
+    }
+}

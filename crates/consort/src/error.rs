@@ -10,6 +10,14 @@ pub enum Error {
     /// A tokenizer that cannot be read, or text that it cannot encode.
     #[error(transparent)]
     Text(#[from] consort_text::Error),
+    /// Weights that a backend does not take, such as those that are not finite.
+    #[error("{path}: {source}")]
+    Load {
+        /// The model directory.
+        path: String,
+        /// Which weight, and why.
+        source: Box<consort_core::Error>,
+    },
     /// The computation.
     #[error(transparent)]
     Core(#[from] consort_core::Error),

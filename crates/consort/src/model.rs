@@ -20,7 +20,8 @@ use crate::{
 pub struct OpenModel {
     path: PathBuf,
     files: consort_formats::Model,
-    tokenizer: Option<Tokenizer>,
+    /// One that cannot be read matters only where text is needed.
+    tokenizer: Result<Option<Tokenizer>, String>,
 }
 
 /// How a model is put on a backend.
@@ -47,14 +48,14 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads and checks a model directory.
+    /// Reads and checks a model directory. A tokenizer that cannot be read is an error only once text is needed.
     ///
     /// # Errors
-    /// [`Error::Format`] or [`Error::Text`]: one line that names the file, what was expected and found.
+    /// [`Error::Format`]: one line that names the file, what was expected and found.
     pub fn open(path: impl AsRef<Path>) -> Result<OpenModel, Error> {
         let path = path.as_ref();
         let files = consort_formats::open(path)?;
-        let tokenizer = Tokenizer::from_directory(path)?;
+        let tokenizer = Tokenizer::from_directory(path).map_err(|error| error.to_string());
         Ok(OpenModel { path: path.to_owned(), files, tokenizer })
     }
 
@@ -96,9 +97,8 @@ impl Model {
         mut settings: Settings,
         mut on_text: impl FnMut(&str),
     ) -> Result<Output, Error> {
-        let tokenizer = self.open.usable_tokenizer()?;
         settings.stop_tokens.extend(self.open.stop_tokens());
-        let request = self.open.request(tokenizer.encode(prompt, true)?, settings)?;
+        let request = self.open.request(self.open.encode(prompt)?, settings)?;
         let mut text = self.open.detokenizer(&request)?;
         let mut failed = None;
         let (mut outputs, _) = self.generate(std::slice::from_ref(&request), &mut |event| {
@@ -153,7 +153,7 @@ impl OpenModel {
 
     /// The tokenizer, if the directory has one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
-        self.tokenizer.as_ref()
+        self.tokenizer.as_ref().ok().and_then(Option::as_ref)
     }
 
     /// The tokenizer, if it is there and fits the embedding.
@@ -161,7 +161,8 @@ impl OpenModel {
     /// # Errors
     /// [`Error::Choice`] when the directory has none; [`Error::Text`] when its vocabulary does not fit.
     pub fn usable_tokenizer(&self) -> Result<&Tokenizer, Error> {
-        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| {
+        let tokenizer = self.tokenizer.as_ref().map_err(|error| Error::Choice(error.clone()))?;
+        let tokenizer = tokenizer.as_ref().ok_or_else(|| {
             Error::Choice(format!(
                 "{}: no tokenizer in this directory (tokenizer.json, vocab.json with merges.txt, or vocab.txt): give \
                  token ids with --tokens",
@@ -170,6 +171,26 @@ impl OpenModel {
         })?;
         tokenizer.check_against_embedding(self.source_vocabulary())?;
         Ok(tokenizer)
+    }
+
+    /// Token ids of a text as the model reads it: with the special tokens that its tokenizer adds, but for end-of-text
+    /// tokens at the end of a decoder-only model's prompt, which would be nothing to continue.
+    ///
+    /// # Errors
+    /// As [`usable_tokenizer`](Self::usable_tokenizer); [`Error::Text`] for text that has no tokens.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let tokenizer = self.usable_tokenizer()?;
+        let mut tokens = tokenizer.encode(text, true)?;
+        if self.files.config.encoder.is_none() {
+            let mut ends = self.stop_tokens();
+            ends.extend(tokenizer.eos_id());
+            let at_end = |tokens: &[u32]| tokens.iter().rev().take_while(|token| ends.contains(token)).count();
+            // Spelt out in the text itself, they stay.
+            let added = at_end(&tokens).saturating_sub(at_end(&tokenizer.encode(text, false)?));
+            // Where the token that begins a text is also its end, an empty text is that token.
+            tokens.truncate((tokens.len() - added).max(1));
+        }
+        Ok(tokens)
     }
 
     /// Rows of the embedding that text goes into.
@@ -181,7 +202,7 @@ impl OpenModel {
     /// Tokens that end a text: the model's own, or the tokenizer's.
     pub fn stop_tokens(&self) -> Vec<u32> {
         let own = &self.files.generation.eos_token_ids;
-        if own.is_empty() { self.tokenizer.iter().filter_map(Tokenizer::eos_id).collect() } else { own.clone() }
+        if own.is_empty() { self.tokenizer().and_then(Tokenizer::eos_id).into_iter().collect() } else { own.clone() }
     }
 
     /// What the model's makers set, as settings: stop, forced and suppressed tokens, lengths, beams.
@@ -225,7 +246,7 @@ impl OpenModel {
         generation
             .decoder_start_token_id
             .or(generation.bos_token_id)
-            .or_else(|| self.tokenizer.as_ref().and_then(Tokenizer::bos_id))
+            .or_else(|| self.tokenizer().and_then(Tokenizer::bos_id))
             .ok_or_else(|| {
                 Error::Choice(format!(
                     "{}: neither generation_config.json nor config.json has a decoder_start_token_id to begin with",
@@ -249,7 +270,7 @@ impl OpenModel {
     /// Packs the weights onto a backend.
     ///
     /// # Errors
-    /// [`Error::Choice`] for a backend or type that is not available, [`Error::Core`] for weights that are not finite.
+    /// [`Error::Choice`] for a backend or type that is not available, [`Error::Load`] for weights that are not finite.
     pub fn load(self, options: &LoadOptions<'_>) -> Result<Model, Error> {
         self.load_with(LoadOptions {
             backend: options.backend.clone(),
@@ -278,14 +299,18 @@ impl OpenModel {
         {
             return Err(Error::Choice(format!("compute in '{compute}' is not available on {} (f32)", backend.name)));
         }
-        let runner: Box<dyn Runner> = match (backend.name, dtype) {
-            #[cfg(feature = "scalar")]
-            ("scalar", Some("f64")) => self.run_on(consort_scalar::Oracle::new(), options)?,
-            #[cfg(feature = "scalar")]
-            ("scalar", _) => self.run_on(consort_scalar::Single::new(), options)?,
-            (name, _) => return Err(Error::Choice(format!("backend '{name}' is not in this build"))),
-        };
+        let runner = self.runner(backend.name, options)?;
         Ok(Model { open: self, backend: backend.name, runner })
+    }
+
+    fn runner(&self, backend: &str, options: LoadOptions<'_>) -> Result<Box<dyn Runner>, Error> {
+        match (backend, options.dtype.as_deref()) {
+            #[cfg(feature = "scalar")]
+            ("scalar", Some("f64")) => self.run_on(consort_scalar::Oracle::new(), options),
+            #[cfg(feature = "scalar")]
+            ("scalar", _) => self.run_on(consort_scalar::Single::new(), options),
+            _ => Err(Error::Choice(format!("backend '{backend}' is not in this build"))),
+        }
     }
 
     #[cfg_attr(not(feature = "scalar"), expect(dead_code, reason = "no backend to run on"))]
@@ -299,7 +324,8 @@ impl OpenModel {
             _ => None,
         };
         let load = consort_core::model::LoadOptions { dtype, progress: options.progress };
-        let model = Transformer::load(&device, &self.files.config, &self.files.weights, load)?;
+        let model = Transformer::load(&device, &self.files.config, &self.files.weights, load)
+            .map_err(|source| Error::Load { path: self.path.display().to_string(), source: Box::new(source) })?;
         Ok(Box::new(Loaded { device, model }))
     }
 }

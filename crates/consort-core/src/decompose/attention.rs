@@ -74,7 +74,9 @@ pub fn cached_attention<B: Backend>(
 ) -> Result<TensorOf<B>> {
     let mut out = device.fill(query.sizes(), 0.0)?;
     let seen_by = |row: &PlanRow| visible(attributes.mask, row.position, plan.sequences[row.sequence].length);
-    for rows in alike(plan.rows.len(), |row| (plan.rows[row].sequence, seen_by(&plan.rows[row]))) {
+    // A bias depends on positions: only rows that follow on each other go together then.
+    let first = |row: usize| bias.map(|_| plan.rows[row].position.wrapping_sub(row));
+    for rows in alike(plan.rows.len(), |row| (plan.rows[row].sequence, seen_by(&plan.rows[row]), first(row))) {
         let PlanRow { sequence, position } = plan.rows[rows.start];
         let seen = seen_by(&plan.rows[rows.start]);
         if seen.is_empty() {

@@ -7,7 +7,8 @@ use crate::{
     operation::{ReduceKind, UnaryKind},
 };
 
-/// `(x − mean) / √(var + ε) · w + b`, var the mean of the squared deviations.
+/// `(x − mean) / √(var + ε) · w + b`, var the mean of the squared deviations. Deviations whose square is beyond the type
+/// (1.8e19 in f32) give 0; a row of one value and ε = 0 gives NaN.
 ///
 /// # Errors
 /// What the primitives meet.
@@ -29,7 +30,8 @@ pub fn layer_norm<B: Backend>(
     }
 }
 
-/// `x / √(mean(x²) + ε) · w`, or `· (1 + w)` with `unit_offset`.
+/// `x / √(mean(x²) + ε) · w`, or `· (1 + w)` with `unit_offset`. A row with a square beyond the type (1.8e19 in f32) gives
+/// 0; a row of zeros and ε = 0 gives NaN.
 ///
 /// # Errors
 /// What the primitives meet.

@@ -7,7 +7,8 @@ use crate::{
     operation::{ReduceKind, UnaryKind},
 };
 
-/// Softmax of `[…, n]`. The greatest element is subtracted first, so that no finite input overflows.
+/// Softmax of `[…, n]`. The greatest element is subtracted first, so that no finite input overflows. A row with a NaN or
+/// +∞, or of −∞ alone, gives NaN.
 ///
 /// # Errors
 /// What the primitives meet.

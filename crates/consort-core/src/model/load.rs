@@ -9,6 +9,7 @@ use crate::{
     dtype::WeightDType,
     error::{Error, Result},
     stored::StoredTensor,
+    weight,
 };
 
 /// Where a model's stored weights come from.
@@ -52,17 +53,15 @@ impl<'a, B: Backend> Loader<'a, B> {
         options: &'a mut LoadOptions<'_>,
     ) -> Self {
         let shapes = config.slots().into_iter().map(|slot| (slot.name, slot.shape)).collect();
-        let progress = match &mut options.progress {
-            Some(progress) => Some(&mut **progress as &mut dyn FnMut(usize, usize)),
-            None => None,
-        };
+        let progress = options.progress.as_mut().map(|progress| &mut **progress as &mut dyn FnMut(usize, usize));
         Self { device, weights, dtype: options.dtype, progress, shapes, loaded: 0 }
     }
 
     /// The slots' matrices, one under the other, packed.
     pub(super) fn weight(&mut self, slots: &[&str]) -> Result<WeightOf<B>> {
         let parts = self.parts(slots)?;
-        let dtype = self.dtype.unwrap_or(parts[0].dtype());
+        let stored = parts.iter().map(StoredTensor::dtype).reduce(WeightDType::common);
+        let dtype = self.dtype.or(stored).unwrap_or(WeightDType::F32);
         self.device.pack(&parts, dtype)
     }
 
@@ -74,10 +73,9 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// A small table as a tensor.
     pub(super) fn table(&mut self, slot: &str) -> Result<TensorOf<B>> {
-        let part = &self.parts(&[slot])?[0];
-        let [rows, width] = part.shape();
-        let values: Vec<f64> = (0..rows).flat_map(|row| part.row(row).collect::<Vec<_>>()).collect();
-        self.device.upload_floats(&values, &[rows, width])
+        let parts = self.parts(&[slot])?;
+        let values = weight::decode(&parts, WeightDType::F64, self.device.float())?;
+        self.device.upload(values, &weight::concatenated_shape(&parts)?)
     }
 
     /// The first row of a table.

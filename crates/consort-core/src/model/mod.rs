@@ -149,7 +149,9 @@ impl<B: Backend> Transformer<B> {
     /// `[rows, D]`. Rows may belong to any mix of sequences, at any lengths, several of one sequence in order.
     ///
     /// # Errors
-    /// [`Error::Input`] when a sequence is not open or would pass the context, or a token is beyond the vocabulary.
+    /// [`Error::Input`] when a sequence is not open or would pass the context, or a token is beyond the vocabulary;
+    /// [`Error::OutOfMemory`]; what the observer gives. The sequences are as they were then. Errors that a recording
+    /// backend tells later, at a download, come too late for that: close its sequences.
     pub fn step(
         &self,
         state: &mut State<B>,
@@ -161,13 +163,12 @@ impl<B: Backend> Transformer<B> {
         let ids = tokens.upload(&self.device, slots.len(), decoder.config.vocabulary)?;
         let step = state.append(slots, decoder.config.context)?;
         let source = step.sources.map(Source::Cached);
-        decoder.run(
-            &self.device,
-            ids,
-            &step.positions,
-            &step.lengths,
-            &mut Pass { keys: Keys::Cached(step.keys), source, observer },
-        )
+        let mut pass = Pass { keys: Keys::Cached(step.keys), source, observer };
+        let hidden = decoder.run(&self.device, ids, &step.positions, &step.lengths, &mut pass);
+        if hidden.is_err() {
+            state.take_back(slots, &step.positions);
+        }
+        hidden
     }
 
     /// Runs whole sequences without a cache, packed: hidden states `[Σ T, D]` of the decoder, or of the encoder where
@@ -199,13 +200,16 @@ impl<B: Backend> Transformer<B> {
     /// Logits `[R, V]` of rows of hidden states `[T, D]`: those of `rows`, or of all.
     ///
     /// # Errors
-    /// [`Error::Input`] for a model without a head.
+    /// [`Error::Input`] for a model without a head, or for a row beyond T.
     pub fn logits(&self, hidden: &TensorOf<B>, rows: Option<&[usize]>) -> Result<TensorOf<B>> {
         let head = self.head.as_ref().ok_or_else(|| {
             Error::Input("this model has no language-model head: it gives hidden states, not text".into())
         })?;
         let hidden = match rows {
             Some(rows) => {
+                if let Some(row) = rows.iter().find(|&&row| row >= hidden.size(0)) {
+                    return Err(Error::Input(format!("logits of row {row} of hidden states {}", hidden.shape())));
+                }
                 let ids = self.device.upload_ids(rows.iter().map(|&row| row as u32).collect())?;
                 self.device.gather_rows(hidden, &ids)?
             }

@@ -92,7 +92,7 @@ impl<B: Backend> State<B> {
         }
     }
 
-    /// Frees a source's keys and values.
+    /// Frees a source's keys and values. Close the sequences that read it first: its id may be given to another.
     pub fn remove_source(&mut self, source: SourceId) {
         if let Some(keys) = &mut self.source_keys {
             keys.close(source.0);
@@ -119,6 +119,23 @@ impl<B: Backend> State<B> {
             .as_mut()
             .ok_or_else(|| Error::Input("this model has no encoder to take a source".into()))?;
         let sources: Vec<SlotId> = lengths.iter().map(|_| cache.open()).collect();
+        match Self::write_sources(cache, device, decoder, hidden, &sources, lengths) {
+            Ok(()) => Ok(sources.into_iter().map(SourceId).collect()),
+            Err(error) => {
+                sources.into_iter().for_each(|source| cache.close(source));
+                Err(error)
+            }
+        }
+    }
+
+    fn write_sources(
+        cache: &mut KvCache<B>,
+        device: &Device<B>,
+        decoder: &Stack<B>,
+        hidden: &TensorOf<B>,
+        sources: &[SlotId],
+        lengths: &[usize],
+    ) -> Result<()> {
         let rows: Vec<SlotId> =
             sources.iter().zip(lengths).flat_map(|(&slot, &length)| std::iter::repeat_n(slot, length)).collect();
         let (plan, _) = cache.append(&rows)?;
@@ -129,16 +146,17 @@ impl<B: Backend> State<B> {
             let (cache, plan) = (cache.clone(), Arc::clone(plan));
             device.fused(Fused::CacheWrite { cache, key, value, layer, plan })?;
         }
-        Ok(sources.into_iter().map(SourceId).collect())
+        Ok(())
     }
 
     pub(super) fn append(&mut self, slots: &[SlotId], context: Option<usize>) -> Result<Step<B>> {
         // Everything that can be refused is refused before anything changes.
         let mut sources = Vec::with_capacity(slots.len());
-        for (row, &slot) in slots.iter().enumerate() {
-            let earlier = slots[..row].iter().filter(|&&other| other == slot).count();
-            check_length(self.keys.length(slot)? + earlier + 1, context)?;
+        let mut rows_of = vec![0; self.sequences.len()];
+        for &slot in slots {
             sources.push(self.sequence(slot)?.source);
+            rows_of[slot.0] += 1;
+            check_length(self.keys.length(slot)? + rows_of[slot.0], context)?;
         }
         let sources = match &self.source_keys {
             Some(keys) => {
@@ -155,6 +173,14 @@ impl<B: Backend> State<B> {
             .map(|(&slot, &position)| Ok(self.sequence(slot)?.announced.max(position + 1)))
             .collect::<Result<_>>()?;
         Ok(Step { keys, sources, positions, lengths })
+    }
+
+    /// Forgets the rows of a step that failed, so that the sequences are as they were before it.
+    pub(super) fn take_back(&mut self, slots: &[SlotId], positions: &[usize]) {
+        for (&slot, &position) in slots.iter().zip(positions).rev() {
+            // Blocks that the step needed were there, and what its first row saw still is.
+            let _ = self.keys.truncate(slot, position);
+        }
     }
 
     fn sequence(&self, slot: SlotId) -> Result<Sequence> {

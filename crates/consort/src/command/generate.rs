@@ -10,10 +10,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::{ArgGroup, Args};
 use consort_core::sample::Choice;
 use consort_generate::{Event, Finish, Flow, Output, Request, Settings, Timings};
-use consort_text::{ChatMessage, ChatTemplate, Detokenizer, StopTexts, Tokenizer};
+use consort_text::{ChatMessage, ChatTemplate, Detokenizer, StopTexts};
 use serde_json::{Value, json};
 
-use super::{Common, ModelPath, interrupt, parse_tokens};
+use super::{Common, ModelPath, TokenIds, Usage, encode, interrupt, note, parse_tokens};
 use crate::{Model, OpenModel};
 
 /// Alternatives per token in `--json`.
@@ -32,7 +32,7 @@ pub(super) struct Generate {
     prompt_file: Option<PathBuf>,
     /// Token ids to continue, comma-separated
     #[arg(long, value_name = "1,2,3", value_parser = parse_tokens, group = "input")]
-    tokens: Option<std::vec::Vec<u32>>,
+    tokens: Option<TokenIds>,
     /// Put the prompt into the model's chat template
     #[arg(long, conflicts_with = "tokens")]
     chat: bool,
@@ -42,37 +42,37 @@ pub(super) struct Generate {
     /// Most tokens to write [default: 256, or the end of the context]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
-    /// Sample at this temperature; 0 is greedy
-    #[arg(long, value_name = "T")]
+    /// Sample at this temperature; 0 is greedy [default: 0; 1 with another sampling flag]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f64>,
-    /// Sample from the K most likely tokens
+    /// Sample from the K most likely tokens; 0 is all [default: 0]
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
-    /// Sample from the most likely tokens that reach probability P together
-    #[arg(long, value_name = "P")]
+    /// Sample from the most likely tokens that reach probability P together [default: 1]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f64>,
-    /// Sample from tokens at least P times as likely as the likeliest
-    #[arg(long, value_name = "P")]
+    /// Sample from tokens at least P times as likely as the likeliest [default: 0]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f64>,
-    /// Make tokens that occurred less likely; 1 changes nothing
-    #[arg(long, value_name = "R")]
+    /// Make tokens that occurred less likely, greedy or not; 1 changes nothing [default: 1]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
     repetition_penalty: Option<f64>,
     /// Sample with this seed; the n-th prompt has seed S + n − 1 [default: a new one, which is said]
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
-    /// Search with N beams
+    /// Search with N beams; goes with no sampling [default: the model's, or 1]
     #[arg(long, value_name = "N")]
     beams: Option<usize>,
-    /// Beams' scores are divided by length to this power
+    /// Beams' scores are divided by length to this power [default: the model's, or 1]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     length_penalty: Option<f64>,
     /// End before this text; can be given several times
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw_tokens")]
     stop: Vec<String>,
     /// Go on past the model's end tokens
     #[arg(long)]
     ignore_eos: bool,
-    /// Print new token ids, comma-separated, instead of text
+    /// Print new token ids, comma-separated, instead of text; needs no tokenizer
     #[arg(long, conflicts_with = "json")]
     raw_tokens: bool,
     /// Print one JSON object a prompt: text, tokens, log-probabilities, timings
@@ -105,6 +105,14 @@ impl Generate {
                 Ok(request)
             })
             .collect::<Result<Vec<_>>>()?;
+        if open.tokenizer().is_none() {
+            if !self.stop.is_empty() {
+                bail!("{}: no tokenizer in this directory, so there is no text for --stop", open.path().display());
+            }
+            if !self.raw_tokens {
+                note("no tokenizer in this directory: the output is token ids");
+            }
+        }
         let mut streams = requests
             .iter()
             .map(|request| Stream::new(&open, request, self.raw_tokens, &self.stop))
@@ -158,34 +166,35 @@ impl Generate {
             Some(path) => vec![read_prompt(path)?],
             None => self.prompt.clone(),
         };
-        let tokenizer = open.usable_tokenizer()?;
         texts
             .into_iter()
             .map(|text| {
-                if text.is_empty() {
-                    bail!("the prompt is empty: give some text, or token ids with --tokens");
-                }
-                let tokens = if self.chat { self.chat_tokens(open, tokenizer, &text)? } else { tokenizer.encode(&text, true)? };
-                if tokens.is_empty() {
-                    bail!("the prompt {text:?} has no tokens: the tokenizer drops all of it");
-                }
+                let tokens = if self.chat { self.chat_tokens(open, &text)? } else { encode(open, &text)? };
                 Ok(Prompt { text: Some(text), tokens })
             })
             .collect()
     }
 
-    fn chat_tokens(&self, open: &OpenModel, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+    fn chat_tokens(&self, open: &OpenModel, text: &str) -> Result<Vec<u32>> {
+        let tokenizer = open.usable_tokenizer()?;
         let mut messages = Vec::new();
         if let Some(system) = &self.system {
             messages.push(ChatMessage::new("system", system));
         }
         messages.push(ChatMessage::new("user", text));
         let template = ChatTemplate::from_directory(open.path())?.ok_or_else(|| {
-            anyhow!("{}: no chat template (tokenizer_config.json, chat_template.jinja): leave --chat out", open.path().display())
+            anyhow!(
+                "{}: no chat template (tokenizer_config.json, chat_template.jinja): leave --chat out",
+                open.path().display()
+            )
         })?;
         let prompt = template.render(&messages)?;
         // The template writes special tokens itself.
-        Ok(tokenizer.encode(&prompt, false)?)
+        let tokens = tokenizer.encode(&prompt, false)?;
+        if tokens.is_empty() {
+            bail!("the chat template of {} makes nothing of the prompt {text:?}", open.path().display());
+        }
+        Ok(tokens)
     }
 
     fn settings(&self, open: &OpenModel) -> Result<Settings> {
@@ -200,7 +209,7 @@ impl Generate {
             settings.seed = self.seed.unwrap_or_else(|| {
                 // Small enough to type again.
                 let seed = RandomState::new().hash_one(0u8) >> 32;
-                eprintln!("seed: {seed}");
+                note(format_args!("seed: {seed}"));
                 seed
             });
             // The makers' beams are for their search, not for sampling.
@@ -214,7 +223,7 @@ impl Generate {
         }
         settings.log_probabilities = self.json;
         settings.top_log_probabilities = if self.json { ALTERNATIVES } else { 0 };
-        settings.validate().map_err(|error| anyhow!("{}", as_flags(&error.to_string())))?;
+        settings.validate().map_err(|error| Usage(as_flags(&error.to_string())))?;
         Ok(settings)
     }
 
@@ -241,7 +250,7 @@ impl Generate {
         json!({
             "prompt": prompt.text,
             "prompt_tokens": prompt.tokens,
-            "text": stream.detokenizes().then_some(&stream.text),
+            "text": stream.is_text.then_some(&stream.text),
             "tokens": output.tokens,
             "log_probabilities": output.log_probabilities,
             "top": top,
@@ -266,7 +275,7 @@ impl Generate {
 
     fn say_timings(&self, timings: &Timings) {
         let rate = |rate: Option<f64>| rate.map(|rate| format!(", {rate:.1} tokens/s")).unwrap_or_default();
-        eprintln!(
+        note(format_args!(
             "prompt: {} tokens in {:.3} s{}; new: {} tokens in {:.3} s{}",
             timings.prompt_tokens,
             timings.prompt.as_secs_f64(),
@@ -274,7 +283,7 @@ impl Generate {
             timings.new_tokens,
             timings.generation.as_secs_f64(),
             rate(timings.generation_rate()),
-        );
+        ));
     }
 }
 
@@ -284,13 +293,13 @@ struct Prompt {
     tokens: Vec<u32>,
 }
 
-/// One request's new tokens on their way to text.
+/// One request's new tokens on their way to text, or to a list of ids.
 struct Stream {
-    /// Missing where ids are printed: asked for, or no tokenizer.
-    detokenizer: Option<Detokenizer>,
-    ids_printed: usize,
-    stops: StopTexts,
-    /// All text so far, up to a stop text.
+    /// Whether `text` is text; else ids, asked for or for want of a tokenizer.
+    is_text: bool,
+    /// From tokens to text; taken at the end, and missing where ids are printed.
+    decoder: Option<(Detokenizer, StopTexts)>,
+    /// All output so far, up to a stop text.
     text: String,
     shown: usize,
     stopped: bool,
@@ -299,40 +308,21 @@ struct Stream {
 
 impl Stream {
     fn new(open: &OpenModel, request: &Request, raw: bool, stops: &[String]) -> Result<Self> {
-        let detokenizer = if raw || open.tokenizer().is_none() { None } else { Some(open.detokenizer(request)?) };
-        if detokenizer.is_none() && !stops.is_empty() {
-            bail!("--stop needs text: it does not go with --raw-tokens or a directory without a tokenizer");
-        }
-        Ok(Self {
-            detokenizer,
-            ids_printed: 0,
-            stops: StopTexts::new(stops.to_vec())?,
-            text: String::new(),
-            shown: 0,
-            stopped: false,
-            done: false,
-        })
-    }
-
-    fn detokenizes(&self) -> bool {
-        self.detokenizer.is_some() || self.done && self.ids_printed == 0
+        let stops = StopTexts::new(stops.to_vec()).map_err(|error| Usage(format!("--stop: {error}")))?;
+        let is_text = !raw && open.tokenizer().is_some();
+        let decoder = if is_text { Some((open.detokenizer(request)?, stops)) } else { None };
+        Ok(Self { is_text, decoder, text: String::new(), shown: 0, stopped: false, done: false })
     }
 
     /// Takes a token; true when a stop text was reached.
     fn push(&mut self, token: u32, finish: Option<Finish>) -> Result<bool> {
-        match &mut self.detokenizer {
-            Some(detokenizer) => {
-                let emit = self.stops.push(&detokenizer.push(token)?);
-                self.text.push_str(&emit.text);
-                self.stopped = emit.stopped;
-            }
-            None => {
-                if self.ids_printed > 0 {
-                    self.text.push(',');
-                }
-                self.text.push_str(&token.to_string());
-                self.ids_printed += 1;
-            }
+        if let Some((detokenizer, stops)) = &mut self.decoder {
+            let emit = stops.push(&detokenizer.push(token)?);
+            self.text.push_str(&emit.text);
+            self.stopped = emit.stopped;
+        } else {
+            let comma = if self.text.is_empty() { "" } else { "," };
+            self.text.push_str(&format!("{comma}{token}"));
         }
         if self.stopped || finish.is_some() {
             self.end()?;
@@ -342,17 +332,12 @@ impl Stream {
 
     /// Lets out what was held back. Can be called again.
     fn end(&mut self) -> Result<()> {
-        if std::mem::replace(&mut self.done, true) || self.stopped {
-            return Ok(());
-        }
-        if let Some(detokenizer) = self.detokenizer.take() {
-            let emit = self.stops.push(&detokenizer.finish()?);
-            self.text.push_str(&emit.text);
+        self.done = true;
+        if let Some((detokenizer, mut stops)) = self.decoder.take() {
+            let emit = stops.push(&detokenizer.finish()?);
             self.stopped = emit.stopped;
-            if !self.stopped {
-                let stops = std::mem::replace(&mut self.stops, StopTexts::new(Vec::new())?);
-                self.text.push_str(&stops.finish());
-            }
+            // After a stop, nothing is held back.
+            self.text.push_str(&(emit.text + &stops.finish()));
         }
         Ok(())
     }
@@ -391,9 +376,8 @@ fn read_prompt(path: &Path) -> Result<String> {
     } else {
         bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
-        anyhow!("{}: byte {} is not UTF-8 text", path.display(), error.utf8_error().valid_up_to())
-    })?;
+    let text = String::from_utf8(bytes)
+        .map_err(|error| anyhow!("{}: byte {} is not UTF-8 text", path.display(), error.utf8_error().valid_up_to()))?;
     // A file ends with a line break that is no part of its prompt.
     Ok(text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text)).unwrap_or(&text).to_owned())
 }

@@ -40,9 +40,9 @@ impl Info {
             None => "none: hidden states only",
         };
         writeln!(out, "head           {head}")?;
-        match open.tokenizer() {
-            Some(tokenizer) => writeln!(out, "tokenizer      {} tokens", tokenizer.vocabulary_size())?,
-            None => writeln!(out, "tokenizer      none: use --tokens")?,
+        match open.usable_tokenizer() {
+            Ok(tokenizer) => writeln!(out, "tokenizer      {} tokens", tokenizer.vocabulary_size())?,
+            Err(error) => writeln!(out, "tokenizer      none: {error}")?,
         }
         let stop = open.stop_tokens();
         if !stop.is_empty() {

@@ -11,7 +11,9 @@ mod interrupt;
 mod tokenize;
 
 use std::{
+    fmt::{self, Display},
     io::{IsTerminal, Write, stderr},
+    panic::{catch_unwind, set_hook},
     path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
@@ -19,12 +21,22 @@ use std::{
 
 use anyhow::{Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
-use consort_core::Policy;
+use consort_core::{Counts, Policy};
 
 use crate::{LoadOptions, Model, OpenModel};
 
+const EXIT_STATUS: &str = "\
+Output goes to standard output; progress, timings and notes go to standard error.
+Exit status: 0 done; 1 failed (one line on standard error says what, in which file, and what to do); 2 wrong usage.";
+
 #[derive(Parser)]
-#[command(name = "consort", version, about = "Runs transformers: one graph, played by every backend")]
+#[command(
+    name = "consort",
+    bin_name = "consort",
+    version,
+    about = "Runs transformers: one graph, played by every backend",
+    after_help = EXIT_STATUS
+)]
 struct Command {
     #[command(subcommand)]
     part: Part,
@@ -33,21 +45,26 @@ struct Command {
 #[derive(Subcommand)]
 enum Part {
     /// Continue a text, or write what an encoder-decoder makes of it
+    #[command(after_help = EXIT_STATUS)]
     Generate(generate::Generate),
     /// Run one pass and keep logits, hidden states and attention as safetensors
+    #[command(after_help = EXIT_STATUS)]
     Forward(forward::Forward),
     /// Show the token ids of a text
+    #[command(after_help = EXIT_STATUS)]
     Tokenize(tokenize::Tokenize),
     /// Describe a model directory
+    #[command(after_help = EXIT_STATUS)]
     Info(info::Info),
     /// List the backends of this build
+    #[command(after_help = EXIT_STATUS)]
     Backends,
 }
 
 /// Which model.
 #[derive(Args)]
 struct ModelPath {
-    /// Hugging Face directory
+    /// Hugging Face directory (config.json, model.safetensors)
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
 }
@@ -55,7 +72,7 @@ struct ModelPath {
 /// How it runs.
 #[derive(Args)]
 struct Common {
-    /// Backend to run on (see `consort backends`); the fastest one in this build by default
+    /// Backend to run on (see `consort backends`) [default: the fastest one in this build]
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
     /// Which of the backend's devices
@@ -64,7 +81,7 @@ struct Common {
     /// Type that weights are kept in: f32, bf16, f16; f64 on scalar [default: as stored]
     #[arg(long, value_name = "TYPE")]
     dtype: Option<String>,
-    /// Type that products are computed in: f32
+    /// Type that products are computed in: f32 [default: f32; f64 with --dtype f64]
     #[arg(long, value_name = "TYPE")]
     compute: Option<String>,
     /// Threads to use (the scalar backend always uses one)
@@ -85,23 +102,50 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let result = match command.part {
+    set_hook(Box::new(|panic| {
+        if !consort_text::guarding() {
+            note(format_args!("error: internal error: {}", one_line(panic)));
+        }
+    }));
+    let run = || match command.part {
         Part::Generate(generate) => generate.run(),
         Part::Forward(forward) => forward.run(),
         Part::Tokenize(tokenize) => tokenize.run(),
         Part::Info(info) => info.run(),
         Part::Backends => backends::run(),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            // One line, whatever a file or a prompt put into it.
-            let line = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
-            let _ = writeln!(stderr(), "error: {line}");
-            ExitCode::FAILURE
+    match catch_unwind(run) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            note(format_args!("error: {}", one_line(format_args!("{error:#}"))));
+            if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
+        // The hook has said it.
+        Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// Wrong usage that the parser of the command line does not see.
+#[derive(Debug)]
+struct Usage(String);
+
+impl Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// A line for standard error. That nobody reads it is no failure.
+fn note(line: impl Display) {
+    let _ = writeln!(stderr(), "{line}");
+}
+
+/// The text on one line, whatever a file or a prompt put into it.
+fn one_line(text: impl Display) -> String {
+    text.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The reader of our output has gone: nothing is wrong, and nothing is left to do.
@@ -127,17 +171,18 @@ impl Common {
         }
         let chosen = crate::backends::choose(self.backend.as_deref())?;
         if self.backend.is_none() {
-            eprintln!("backend: {}", chosen.name);
+            note(format_args!("backend: {}", chosen.name));
+        }
+        if !open.files().unused.is_empty() {
+            note(format_args!("unused tensors: {}", open.files().unused.join(", ")));
         }
         let start = Instant::now();
         let shown = stderr().is_terminal();
         let mut progress = |done: usize, all: usize| {
             // A model that loads at once should not flicker.
             if shown && start.elapsed() > Duration::from_millis(500) {
-                eprint!("\rloading weights {done}/{all} ");
-                if done == all {
-                    eprintln!();
-                }
+                let end = if done == all { "\n" } else { "" };
+                let _ = write!(stderr(), "\rloading weights {done}/{all} {end}");
             }
         };
         let options = LoadOptions {
@@ -155,21 +200,37 @@ impl Common {
         if !self.verbose {
             return;
         }
-        eprintln!("{:20} {:>10} {:>10} {:>10}", "operation", "native", "composed", "host");
+        note(format_args!("{:20} {:>10} {:>10} {:>10}", "operation", "native", "composed", "host"));
         for (operation, counts) in model.report() {
-            eprintln!("{operation:20} {:>10} {:>10} {:>10}", counts.native, counts.composed, counts.host);
+            let Counts { native, composed, host } = counts;
+            note(format_args!("{operation:20} {native:>10} {composed:>10} {host:>10}"));
         }
     }
 }
 
+/// The value of an option that takes a list of ids. Spelt `Vec`, clap would take it for an option that can be repeated.
+type TokenIds = Vec<u32>;
+
 /// `1,80,147` as token ids.
-fn parse_tokens(list: &str) -> Result<Vec<u32>, String> {
+fn parse_tokens(list: &str) -> Result<TokenIds, String> {
     list.split(',')
         .map(|part| {
             let part = part.trim();
             part.parse().map_err(|_| format!("'{part}' is not a token id (whole numbers separated by commas)"))
         })
         .collect()
+}
+
+/// The token ids of a prompt.
+fn encode(open: &OpenModel, text: &str) -> Result<Vec<u32>> {
+    if text.is_empty() {
+        bail!("the prompt is empty: give some text, or token ids with --tokens");
+    }
+    let tokens = open.encode(text)?;
+    if tokens.is_empty() {
+        bail!("the prompt {text:?} has no tokens: the tokenizer drops all of it");
+    }
+    Ok(tokens)
 }
 
 /// Token ids, comma-separated.

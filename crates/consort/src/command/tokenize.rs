@@ -2,10 +2,10 @@
 
 use std::io::{Write, stdout};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 
-use super::{ModelPath, join};
+use super::{ModelPath, encode, join, note};
 
 #[derive(Args)]
 pub(super) struct Tokenize {
@@ -19,13 +19,14 @@ impl Tokenize {
     pub(super) fn run(self) -> Result<()> {
         let open = self.model.open()?;
         let tokenizer = open.usable_tokenizer()?;
+        let prompt = encode(&open, &self.text)?;
         let tokens = tokenizer.tokens_with_pieces(&self.text, true)?;
-        if tokens.is_empty() {
-            bail!("the text is empty: it has no tokens");
-        }
         writeln!(stdout(), "{}", join(&tokens.iter().map(|token| token.0).collect::<Vec<_>>()))?;
-        for (id, piece) in tokens {
-            eprintln!("{id:>8}  {piece:?}");
+        for (id, piece) in &tokens {
+            note(format_args!("{id:>8}  {piece:?}"));
+        }
+        if prompt.len() < tokens.len() {
+            note("the end token is the tokenizer's; a prompt goes without it, or there would be nothing to continue");
         }
         Ok(())
     }

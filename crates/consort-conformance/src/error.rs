@@ -1,0 +1,47 @@
+//! Why a comparison could not be made. A backend that is wrong is no error: its report says so.
+
+use std::path::PathBuf;
+
+/// What can go wrong before there is something to compare.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// What was to be read.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file of a golden that is not what its name says.
+    #[error("{}: {what}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Found and expected.
+        what: String,
+    },
+    /// A folder without goldens: comparing nothing must not pass for agreement.
+    #[error("{}: no goldens here: expected case.json in it or in the folders in it", path.display())]
+    NoGoldens {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The golden's model directory does not open.
+    #[error(transparent)]
+    Model(#[from] consort_formats::Error),
+    /// A pass failed: on the backend, or on the oracle if the model itself is at fault.
+    #[error(transparent)]
+    Core(#[from] consort_core::Error),
+    /// A tensor with another number of elements than its shape, or than what it is compared with.
+    #[error("{what}: {actual} elements, expected {expected}")]
+    Elements {
+        /// Which tensor.
+        what: String,
+        /// How many there are.
+        actual: usize,
+        /// How many there should be.
+        expected: usize,
+    },
+}

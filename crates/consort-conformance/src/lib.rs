@@ -1,0 +1,35 @@
+//! What a backend author depends on to show that a backend is right.
+//!
+//! - [`golden`] reads models with what a reference implementation computes for them in f64.
+//! - [`pass`] runs a model the ways it can be run: looking inside, in steps, beside others.
+//! - [`measure`] has the yardsticks: error over spread, divergence, clear top choices, bits. NaN is always the worst.
+//! - [`compare`](mod@compare) puts them together: one report per model and backend, with a verdict.
+//! - [`oracle`] is what everything is compared with: the scalar backend, in f64. Never another fast backend.
+//!
+//! ```no_run
+//! use consort_conformance::{compare, golden::Golden, oracle};
+//! use consort_core::Device;
+//!
+//! let golden = Golden::read("tests/golden/llama".as_ref())?;
+//! let device = Device::new(oracle::Single::new()); // your backend here
+//! let report = compare::compare(&golden, &device)?;
+//! assert!(report.agrees(), "{}", report.failures().join("\n"));
+//! # Ok::<(), consort_conformance::Error>(())
+//! ```
+
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)
+)]
+
+pub mod compare;
+mod error;
+pub mod golden;
+pub mod measure;
+mod number;
+pub mod pass;
+
+pub use consort_scalar as oracle;
+
+pub use self::{compare::compare, error::Error};
