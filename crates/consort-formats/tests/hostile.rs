@@ -196,9 +196,9 @@ fn missing_and_misshapen_weights() {
     file.0[3].1 = vec![0, 4];
     has(&refused_weights(&file.bytes()), &["expected shape [2, 4]", "found [0, 4]"]);
 
-    let config = config_with("num_hidden_layers", json!(1_000_000));
+    let config = config_with("num_hidden_layers", json!(4_000));
     let directory = directory(&[("config.json", config.as_bytes()), ("model.safetensors", &llama().bytes())]);
-    has(&refused(directory.path()), &["config.json asks for 1000000 layers", "21 tensors"]);
+    has(&refused(directory.path()), &["config.json asks for 4000 layers", "21 tensors"]);
 }
 
 #[test]
