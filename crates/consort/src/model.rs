@@ -151,9 +151,14 @@ impl OpenModel {
         &self.files.generation
     }
 
-    /// The tokenizer, if the directory has one.
+    /// The tokenizer, if the directory has one that can be read.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         self.tokenizer.as_ref().ok().and_then(Option::as_ref)
+    }
+
+    /// Whether the directory has a tokenizer, readable or not.
+    pub fn has_tokenizer(&self) -> bool {
+        !matches!(self.tokenizer, Ok(None))
     }
 
     /// The tokenizer, if it is there and fits the embedding.

@@ -145,7 +145,7 @@ fn ids_without_a_token_are_an_error() {
     for id in [3, 6, u32::MAX] {
         let error = tokenizer.decode(&[0, id], true).expect_err("is refused");
         assert_eq!(error.to_string(), format!("token id {id} is not in the vocabulary of 6 tokens"));
-        assert!(Detokenizer::new(&tokenizer, true).push(id).is_err());
+        assert_eq!(Detokenizer::new(&tokenizer, true).push(id).expect("padding has no text"), "");
     }
     assert_eq!((tokenizer.token(5), tokenizer.token(3)), (Some("b".to_owned()), None));
 }

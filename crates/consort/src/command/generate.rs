@@ -105,7 +105,7 @@ impl Generate {
                 Ok(request)
             })
             .collect::<Result<Vec<_>>>()?;
-        if open.tokenizer().is_none() {
+        if !open.has_tokenizer() {
             if !self.stop.is_empty() {
                 bail!("{}: no tokenizer in this directory, so there is no text for --stop", open.path().display());
             }
@@ -309,7 +309,7 @@ struct Stream {
 impl Stream {
     fn new(open: &OpenModel, request: &Request, raw: bool, stops: &[String]) -> Result<Self> {
         let stops = StopTexts::new(stops.to_vec()).map_err(|error| Usage(format!("--stop: {error}")))?;
-        let is_text = !raw && open.tokenizer().is_some();
+        let is_text = !raw && open.has_tokenizer();
         let decoder = if is_text { Some((open.detokenizer(request)?, stops)) } else { None };
         Ok(Self { is_text, decoder, text: String::new(), shown: 0, stopped: false, done: false })
     }
