@@ -12,6 +12,21 @@
 //! }
 //! ```
 //!
+//! The same by token ids, on a model of the tests:
+//!
+//! ```
+//! # fn main() -> Result<(), consort::Error> {
+//! use consort::{LoadOptions, Model, Settings, generate::Flow};
+//!
+//! let model = Model::open("../../tests/golden/llama")?.load(&LoadOptions::default())?;
+//! let settings = Settings { max_new_tokens: 12, ..Settings::default() };
+//! let request = model.files().request(vec![11, 36, 27, 5], settings)?;
+//! let (outputs, _) = model.generate(&[request], &mut |_| Flow::Continue)?;
+//! assert_eq!(outputs[0].tokens, [5, 14, 80, 47, 15, 41, 66, 92, 100, 69, 90, 54]);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! - [`Model::open`] reads and checks a Hugging Face directory; [`OpenModel::load`] puts it on a backend.
 //! - Backends are cargo features (`scalar`); [`backends::compiled`] says which are in.
 //! - The parts are crates of their own: [`core`] (contract and graph), [`formats`], [`text`], [`generate`].

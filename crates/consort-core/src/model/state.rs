@@ -155,8 +155,9 @@ impl<B: Backend> State<B> {
         let mut rows_of = vec![0; self.sequences.len()];
         for &slot in slots {
             sources.push(self.sequence(slot)?.source);
+            let held = self.keys.length(slot)?; // an id that was never given ends here
             rows_of[slot.0] += 1;
-            check_length(self.keys.length(slot)? + rows_of[slot.0], context)?;
+            check_length(held + rows_of[slot.0], context)?;
         }
         let sources = match &self.source_keys {
             Some(keys) => {
