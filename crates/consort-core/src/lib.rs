@@ -23,6 +23,7 @@ pub mod infer;
 mod kv_cache;
 mod lockstep;
 pub mod model;
+mod named;
 pub mod operation;
 pub mod philox;
 pub mod positions;
