@@ -29,6 +29,7 @@ pub mod golden;
 pub mod measure;
 mod number;
 pub mod pass;
+pub mod problem;
 
 pub use consort_scalar as oracle;
 

@@ -82,6 +82,16 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
     fn upload(&self, data: HostData) -> Result<Self::Buffer>;
 
+    /// A vector or a small table of the model, whose parts are named by their slots. For decorators, which may need to know
+    /// it again; others upload it.
+    ///
+    /// # Errors
+    /// As [`upload`](Self::upload).
+    fn parameter(&self, parts: &[StoredTensor], data: HostData) -> Result<Self::Buffer> {
+        let _ = parts;
+        self.upload(data)
+    }
+
     /// The whole of a buffer to the host, after everything that was asked before.
     ///
     /// # Errors
@@ -124,6 +134,16 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn pack(&self, parts: &[StoredTensor], dtype: WeightDType) -> Result<Self::Packed> {
         let _ = (parts, dtype);
         Err(unsupported(self, "pack"))
+    }
+
+    /// The weight anew from a tensor `[outputs, inputs]` of [`float`](Self::float), kept as `packed` was: once a step in
+    /// training.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] packs it by way of the host.
+    fn repack(&self, packed: &Self::Packed, x: &TensorOf<Self>) -> Result<Self::Packed> {
+        let _ = (packed, x);
+        Err(unsupported(self, "repack"))
     }
 
     /// The packed weight as `[outputs, inputs]` of [`float`](Self::float): what the operations over it compute with.

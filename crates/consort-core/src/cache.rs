@@ -6,6 +6,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use crate::tensor::Tensor;
 
 /// What a cache holds.
@@ -67,7 +69,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Where the rows of one step belong.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CachePlan {
     /// Rows per block.
     pub block: usize,
@@ -78,7 +81,8 @@ pub struct CachePlan {
 }
 
 /// One row of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "[usize; 2]", into = "[usize; 2]")]
 pub struct PlanRow {
     /// Index into [`CachePlan::sequences`].
     pub sequence: usize,
@@ -86,8 +90,21 @@ pub struct PlanRow {
     pub position: usize,
 }
 
+impl From<[usize; 2]> for PlanRow {
+    fn from([sequence, position]: [usize; 2]) -> Self {
+        Self { sequence, position }
+    }
+}
+
+impl From<PlanRow> for [usize; 2] {
+    fn from(PlanRow { sequence, position }: PlanRow) -> Self {
+        [sequence, position]
+    }
+}
+
 /// Where one sequence's keys and values lie.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PlanSequence {
     /// Block `i` holds positions `i · block ..`; [`FREED`] where the window has passed.
     pub blocks: Vec<u32>,

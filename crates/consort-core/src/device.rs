@@ -223,11 +223,7 @@ impl<B: Backend> Device<B> {
     /// [`Error::Shape`] when the operands do not fit; [`Error::FallbackDenied`]; what the backend meets.
     pub fn fused(&self, mut operation: FusedOf<B>) -> Result<SmallVec<[TensorOf<B>; 2]>> {
         let specs = infer::fused::<B>(&operation, self.float())?;
-        let nothing = match &operation {
-            Fused::CacheWrite { plan, .. } => plan.rows.is_empty(),
-            _ => specs.iter().all(|spec| spec.shape.elements() == 0),
-        };
-        if nothing {
+        if nothing::<B>(&operation, &specs) {
             return specs.iter().map(|spec| self.zeros(spec.shape, spec.dtype)).collect();
         }
         let index = PRIMITIVES + operation.index();
@@ -251,13 +247,26 @@ impl<B: Backend> Device<B> {
         result
     }
 
-    /// Runs a fused operation that has one output.
+    /// Runs a fused operation through its decomposition, whether this backend has a form of its own or not; what it is made
+    /// of still runs natively where it can.
+    ///
+    /// # Errors
+    /// As [`fused`](Self::fused).
+    pub fn decomposed(&self, operation: FusedOf<B>) -> Result<SmallVec<[TensorOf<B>; 2]>> {
+        let specs = infer::fused::<B>(&operation, self.float())?;
+        if nothing::<B>(&operation, &specs) {
+            return specs.iter().map(|spec| self.zeros(spec.shape, spec.dtype)).collect();
+        }
+        decompose::fused(self, operation)
+    }
+
+    /// Runs a fused operation for its first output.
     ///
     /// # Errors
     /// As [`fused`](Self::fused).
     pub fn one(&self, operation: FusedOf<B>) -> Result<TensorOf<B>> {
         let name = operation.name();
-        self.fused(operation)?.pop().ok_or_else(|| Error::shape(name, "no output"))
+        self.fused(operation)?.into_iter().next().ok_or_else(|| Error::shape(name, "no output"))
     }
 }
 
@@ -390,6 +399,42 @@ impl<B: Backend> Device<B> {
         }
     }
 
+    /// A weight of the shape and kind of `like` from a tensor `[outputs, inputs]`: what training does once a step.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the sizes differ; [`Error::Weight`] for an element that is not finite, where the host packs.
+    pub fn repack(&self, like: &WeightOf<B>, x: &TensorOf<B>) -> Result<WeightOf<B>> {
+        let shape = [like.outputs(), like.inputs()];
+        if x.sizes() != shape {
+            return Err(Error::shape("repack", format!("{} as a weight {shape:?}", x.shape())));
+        }
+        let exact = match self.float() {
+            DType::F64 => WeightDType::F64,
+            _ => WeightDType::F32,
+        };
+        let from_host = || {
+            let values = self.download(x)?.to_f64();
+            self.pack(&[StoredTensor::from_values("repack", &values, shape)?], like.dtype())
+        };
+        match like.store() {
+            WeightStore::Packed(packed) => match self.0.backend.repack(packed, x) {
+                Ok(packed) => Ok(Weight::new(shape, like.dtype(), WeightStore::Packed(packed))),
+                Err(Error::Unsupported { .. }) => from_host(),
+                Err(error) => Err(error),
+            },
+            WeightStore::Plain(_) if like.dtype().common(exact) == exact && like.dtype().block() == 1 => {
+                let x = match like.dtype() {
+                    WeightDType::F16 => self.copy(&self.copy(x, DType::F16)?, self.float())?,
+                    WeightDType::BF16 => self.copy(&self.copy(x, DType::BF16)?, self.float())?,
+                    WeightDType::F32 if self.float() == DType::F64 => return from_host(),
+                    _ => self.contiguous(x)?,
+                };
+                Ok(Weight::new(shape, like.dtype(), WeightStore::Plain(x)))
+            }
+            WeightStore::Plain(_) => from_host(),
+        }
+    }
+
     /// A vector of stored elements as a tensor `[n]` of this device's float type.
     ///
     /// # Errors
@@ -400,7 +445,25 @@ impl<B: Backend> Device<B> {
             let decoded = weight::decode(std::slice::from_ref(part), WeightDType::F64, self.float())?;
             data.extend(decoded.to_f64());
         }
-        self.upload_floats(&data, &[data.len()])
+        let shape = Shape::new(&[data.len()])?;
+        self.parameter(parts, HostData::from_f64(data.into_iter(), self.float()), shape)
+    }
+
+    /// A small table of stored elements as a tensor `[Σ outputs, inputs]` of this device's float type.
+    ///
+    /// # Errors
+    /// As [`vector`](Self::vector).
+    pub fn table(&self, parts: &[StoredTensor]) -> Result<TensorOf<B>> {
+        let shape = Shape::new(&weight::concatenated_shape(parts)?)?;
+        self.parameter(parts, weight::decode(parts, WeightDType::F64, self.float())?, shape)
+    }
+
+    fn parameter(&self, parts: &[StoredTensor], data: HostData, shape: Shape) -> Result<TensorOf<B>> {
+        if data.is_empty() {
+            return self.zeros(shape, data.dtype());
+        }
+        let dtype = data.dtype();
+        Ok(Tensor::new(self.0.backend.parameter(parts, data)?, shape, dtype))
     }
 
     /// A cache without blocks.
@@ -461,6 +524,14 @@ impl<B: Backend> Device<B> {
             }
             CacheStore::Plain(layers) => decompose::cache_read(self, &lock(layers), layer, rows),
         }
+    }
+}
+
+/// Whether a fused operation has nothing to do.
+fn nothing<B: Backend>(operation: &FusedOf<B>, specs: &[Spec]) -> bool {
+    match operation {
+        Fused::CacheWrite { plan, .. } => plan.rows.is_empty(),
+        _ => specs.iter().all(|spec| spec.shape.elements() == 0),
     }
 }
 

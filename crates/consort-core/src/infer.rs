@@ -6,7 +6,7 @@ use crate::{
     backend::{Backend, FusedOf, PrimitiveOf, Spec, TensorOf},
     dtype::DType,
     error::{Error, Result},
-    operation::{BinaryKind, Fused, Mask, Primitive, ReduceKind, ScoreBias},
+    operation::{AttentionAttributes, BinaryKind, Fused, Mask, Primitive, ReduceKind, ScoreBias, Segments},
     positions::relative_buckets_fit,
     shape::Shape,
 };
@@ -116,7 +116,14 @@ pub fn fused<B: Backend>(operation: &FusedOf<B>, float: DType) -> Result<SmallVe
     let check = |fits: bool, what: &dyn Fn() -> String| if fits { Ok(()) } else { Err(Error::shape(name, what())) };
     let mut wrong_dtype = None;
     // These take ids beside floats and say so below.
-    let takes_ids = matches!(operation, Fused::Rotary { .. } | Fused::Embedding { .. } | Fused::CrossEntropy { .. });
+    let takes_ids = matches!(
+        operation,
+        Fused::Rotary { .. }
+            | Fused::Embedding { .. }
+            | Fused::EmbeddingBackward { .. }
+            | Fused::CrossEntropy { .. }
+            | Fused::CrossEntropyBackward { .. }
+    );
     operation.for_each_tensor(&mut |tensor| {
         if tensor.dtype() != float && !(takes_ids && tensor.dtype() == DType::U32) {
             wrong_dtype = Some(tensor.dtype());
@@ -128,6 +135,9 @@ pub fn fused<B: Backend>(operation: &FusedOf<B>, float: DType) -> Result<SmallVe
     let same = |x: &TensorOf<B>| smallvec![Spec { shape: *x.shape(), dtype: x.dtype() }];
     let vector = |what: &str, x: &TensorOf<B>, n: usize| {
         check(x.sizes() == [n], &|| format!("{what} of {}, expected [{n}]", x.shape()))
+    };
+    let alike = |what: &str, x: &TensorOf<B>, like: &TensorOf<B>| {
+        check(x.shape() == like.shape(), &|| format!("{what} {}, expected {}", x.shape(), like.shape()))
     };
     let last = |x: &TensorOf<B>| match x.sizes().last() {
         Some(&n) => Ok(n),
@@ -154,6 +164,37 @@ pub fn fused<B: Backend>(operation: &FusedOf<B>, float: DType) -> Result<SmallVe
         (ScoreBias::Linear, Some(slopes)) => vector("slopes", slopes, query.size(1)),
         (kind, bias) => Err(Error::shape(name, format!("{kind:?} with bias {:?}", bias.as_ref().map(|b| *b.shape())))),
     };
+    let packed_attention = |query: &TensorOf<B>,
+                            key: &TensorOf<B>,
+                            value: &TensorOf<B>,
+                            bias: &Option<TensorOf<B>>,
+                            segments: &Segments,
+                            attributes: &AttentionAttributes| {
+        check(key.shape().rank() == 3 && key.shape() == value.shape(), &|| {
+            format!("keys {} beside values {}", key.shape(), value.shape())
+        })?;
+        heads(query, key.size(1), key.size(2))?;
+        score_bias(query, bias, attributes.bias)?;
+        let causal = matches!(attributes.mask, Mask::Causal { .. });
+        let covers = |lengths: &[usize], rows: usize| {
+            lengths.iter().try_fold(0usize, |sum, &length| sum.checked_add(length)) == Some(rows)
+        };
+        let fits = segments.queries.len() == segments.keys.len()
+            && covers(&segments.queries, query.size(0))
+            && covers(&segments.keys, key.size(0))
+            && (!causal || segments.queries == segments.keys);
+        check(fits, &|| format!("segments {segments:?} over {} queries and {} keys", query.size(0), key.size(0)))
+    };
+    let cross_entropy = |logits: &TensorOf<B>, targets: &TensorOf<B>, smoothing: f64| {
+        let fits = logits.shape().rank() == 2
+            && logits.size(1) > 0
+            && targets.sizes() == [logits.size(0)]
+            && targets.dtype() == DType::U32
+            && logits.dtype() == float
+            && (0.0..1.0).contains(&smoothing);
+        check(fits, &|| format!("logits {}, targets {}, smoothing {smoothing}", logits.shape(), targets.shape()))
+    };
+    let spec_of = |sizes: &[usize]| Ok::<_, Error>(Spec { shape: Shape::new(sizes)?, dtype: float });
     Ok(match operation {
         Fused::Softmax { x } => {
             last(x)?;
@@ -205,21 +246,12 @@ pub fn fused<B: Backend>(operation: &FusedOf<B>, float: DType) -> Result<SmallVe
             smallvec![Spec { shape: Shape::new(&[ids.size(0), weight.inputs()])?, dtype: float }]
         }
         Fused::Attention { query, key, value, bias, segments, attributes } => {
-            check(key.shape().rank() == 3 && key.shape() == value.shape(), &|| {
-                format!("keys {} beside values {}", key.shape(), value.shape())
-            })?;
-            heads(query, key.size(1), key.size(2))?;
-            score_bias(query, bias, attributes.bias)?;
-            let causal = matches!(attributes.mask, Mask::Causal { .. });
-            let covers = |lengths: &[usize], rows: usize| {
-                lengths.iter().try_fold(0usize, |sum, &length| sum.checked_add(length)) == Some(rows)
-            };
-            let fits = segments.queries.len() == segments.keys.len()
-                && covers(&segments.queries, query.size(0))
-                && covers(&segments.keys, key.size(0))
-                && (!causal || segments.queries == segments.keys);
-            check(fits, &|| format!("segments {segments:?} over {} queries and {} keys", query.size(0), key.size(0)))?;
-            same(query)
+            packed_attention(query, key, value, bias, segments, attributes)?;
+            let log_sum = Shape::new(&query.sizes()[..2])?;
+            smallvec![
+                Spec { shape: *query.shape(), dtype: query.dtype() },
+                Spec { shape: log_sum, dtype: query.dtype() }
+            ]
         }
         Fused::CacheWrite { cache, key, value, layer, plan } => {
             let spec = cache.spec();
@@ -241,14 +273,8 @@ pub fn fused<B: Backend>(operation: &FusedOf<B>, float: DType) -> Result<SmallVe
             same(query)
         }
         Fused::CrossEntropy { logits, targets, smoothing } => {
-            let fits = logits.shape().rank() == 2
-                && logits.size(1) > 0
-                && targets.sizes() == [logits.size(0)]
-                && targets.dtype() == DType::U32
-                && logits.dtype() == float
-                && (0.0..1.0).contains(smoothing);
-            check(fits, &|| format!("logits {}, targets {}, smoothing {smoothing}", logits.shape(), targets.shape()))?;
-            let spec = Spec { shape: Shape::new(&[logits.size(0)])?, dtype: logits.dtype() };
+            cross_entropy(logits, targets, *smoothing)?;
+            let spec = spec_of(&[logits.size(0)])?;
             smallvec![spec, spec]
         }
         Fused::AdamW { parameter, gradient, first, second, settings } => {
@@ -270,6 +296,72 @@ pub fn fused<B: Backend>(operation: &FusedOf<B>, float: DType) -> Result<SmallVe
                 format!("logits {} for {} rows", logits.shape(), rows.len())
             })?;
             smallvec![Spec { shape: Shape::new(&[rows.len()])?, dtype: DType::U32 }]
+        }
+        Fused::SoftmaxBackward { y, d_y } => {
+            last(y)?;
+            alike("d_y", d_y, y)?;
+            same(y)
+        }
+        Fused::LayerNormBackward { x, weight, d_y, .. } => {
+            let n = last(x)?;
+            vector("weight", weight, n)?;
+            alike("d_y", d_y, x)?;
+            smallvec![Spec { shape: *x.shape(), dtype: float }, spec_of(&[n])?, spec_of(&[n])?]
+        }
+        Fused::RmsNormBackward { x, weight, d_y, .. } => {
+            let n = last(x)?;
+            vector("weight", weight, n)?;
+            alike("d_y", d_y, x)?;
+            smallvec![Spec { shape: *x.shape(), dtype: float }, spec_of(&[n])?]
+        }
+        Fused::ActivationBackward { x, d_y, .. } | Fused::SoftCapBackward { x, d_y, .. } => {
+            alike("d_y", d_y, x)?;
+            same(x)
+        }
+        Fused::GatedBackward { gate, up, d_y, .. } => {
+            alike("up", up, gate)?;
+            alike("d_y", d_y, gate)?;
+            smallvec![Spec { shape: *gate.shape(), dtype: float }; 2]
+        }
+        Fused::LinearBackwardInput { d_y, weight } => {
+            check(d_y.shape().rank() == 2 && d_y.size(1) == weight.outputs(), &|| {
+                format!("{} through a weight of {} outputs", d_y.shape(), weight.outputs())
+            })?;
+            smallvec![spec_of(&[d_y.size(0), weight.inputs()])?]
+        }
+        Fused::LinearBackwardWeight { x, d_y } => {
+            check(x.shape().rank() == 2 && d_y.shape().rank() == 2 && x.size(0) == d_y.size(0), &|| {
+                format!("inputs {} beside cotangents {}", x.shape(), d_y.shape())
+            })?;
+            smallvec![spec_of(&[d_y.size(1), x.size(1)])?]
+        }
+        Fused::EmbeddingBackward { ids, d_y, rows } => {
+            let fits = ids.dtype() == DType::U32
+                && ids.shape().rank() == 1
+                && d_y.dtype() == float
+                && d_y.shape().rank() == 2
+                && d_y.size(0) == ids.size(0);
+            check(fits, &|| format!("ids {} beside cotangents {}", ids.shape(), d_y.shape()))?;
+            smallvec![spec_of(&[*rows, d_y.size(1)])?]
+        }
+        Fused::AttentionBackward { query, key, value, bias, y, log_sum, d_y, segments, attributes } => {
+            packed_attention(query, key, value, bias, segments, attributes)?;
+            alike("y", y, query)?;
+            alike("d_y", d_y, query)?;
+            check(log_sum.sizes() == &query.sizes()[..2], &|| {
+                format!("log_sum {} of queries {}", log_sum.shape(), query.shape())
+            })?;
+            [Some(query), Some(key), Some(value), bias.as_ref()]
+                .into_iter()
+                .flatten()
+                .map(|x| Spec { shape: *x.shape(), dtype: float })
+                .collect()
+        }
+        Fused::CrossEntropyBackward { logits, targets, log_sum, d_loss, smoothing } => {
+            cross_entropy(logits, targets, *smoothing)?;
+            vector("log_sum", log_sum, logits.size(0))?;
+            vector("d_loss", d_loss, logits.size(0))?;
+            same(logits)
         }
     })
 }

@@ -49,7 +49,7 @@ pub use self::{
     kv_cache::{BLOCK, ExportedSequence, KvCache, SlotId, StepPlan},
     lockstep::{Disagreement, Lockstep},
     model::Transformer,
-    operation::{Fused, MapOperands, Primitive},
+    operation::{Assemble, Describe, Fused, MapOperands, Primitive},
     shape::{Layout, MAX_RANK, Shape},
     slots::Slot,
     stored::{ByteSource, StoredTensor},

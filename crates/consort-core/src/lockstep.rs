@@ -70,6 +70,13 @@ impl<B: Backend, O: Backend> Lockstep<B, O> {
         Ok((self.tested.upload(rounded, tensor.sizes())?, self.oracle.upload(exact, tensor.sizes())?))
     }
 
+    /// Both begin from what the tested device really holds, so that its own rounding is no error of an operation.
+    fn pair(&self, tested: WeightOf<B>) -> Result<Weights<B, O>> {
+        let values = self.tested.download(&self.tested.unpack(&tested)?)?.to_f64();
+        let held = StoredTensor::from_values("held", &values, [tested.outputs(), tested.inputs()])?;
+        Ok(Weights { tested, oracle: self.oracle.pack(&[held], WeightDType::F64)? })
+    }
+
     fn compare(&self, operation: &'static str, tested: &HostData, oracle: &HostData) {
         let (actual, expected) = (tested.to_f64(), oracle.to_f64());
         let finite = expected.iter().map(|value| value.abs()).filter(|value| value.is_finite());
@@ -129,6 +136,10 @@ impl<B: Backend, O: Backend> Backend for Lockstep<B, O> {
         self.oracle.backend().upload(data)
     }
 
+    fn parameter(&self, parts: &[StoredTensor], data: HostData) -> Result<Self::Buffer> {
+        self.oracle.backend().parameter(parts, data)
+    }
+
     fn download(&self, buffer: &Self::Buffer) -> Result<Self::Ticket> {
         self.oracle.backend().download(buffer)
     }
@@ -180,12 +191,12 @@ impl<B: Backend, O: Backend> Backend for Lockstep<B, O> {
     }
 
     fn pack(&self, parts: &[StoredTensor], dtype: WeightDType) -> Result<Self::Packed> {
-        // Both begin from what the tested device really holds, so that its own rounding is no error of an operation.
-        let tested = self.tested.pack(parts, dtype)?;
-        let values = self.tested.download(&self.tested.unpack(&tested)?)?.to_f64();
-        let shape = [tested.outputs(), tested.inputs()];
-        let held = StoredTensor::from_values(parts[0].name(), &values, shape)?;
-        Ok(Weights { tested, oracle: self.oracle.pack(&[held], WeightDType::F64)? })
+        self.pair(self.tested.pack(parts, dtype)?)
+    }
+
+    fn repack(&self, packed: &Self::Packed, x: &TensorOf<Self>) -> Result<Self::Packed> {
+        let (tested, _) = self.both(x)?;
+        self.pair(self.tested.repack(&packed.tested, &tested)?)
     }
 
     fn unpack(&self, packed: &Self::Packed) -> Result<Self::Buffer> {

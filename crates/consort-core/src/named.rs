@@ -165,4 +165,14 @@ impl<B: Backend> Device<B> {
     pub fn embedding(&self, weight: &WeightOf<B>, ids: &TensorOf<B>) -> Result<TensorOf<B>> {
         self.one(Fused::Embedding { weight: weight.clone(), ids: ids.clone() })
     }
+
+    /// [`Fused::ActivationBackward`].
+    pub fn activation_backward(&self, x: TensorOf<B>, d_y: TensorOf<B>, kind: Activation) -> Result<TensorOf<B>> {
+        self.one(Fused::ActivationBackward { x, d_y, kind })
+    }
+
+    /// [`Fused::SoftCapBackward`].
+    pub fn soft_cap_backward(&self, x: TensorOf<B>, d_y: TensorOf<B>, cap: f64) -> Result<TensorOf<B>> {
+        self.one(Fused::SoftCapBackward { x, d_y, cap })
+    }
 }

@@ -15,6 +15,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
 use crate::{
     cache::CachePlan,
     config::{Activation, RotaryPairing},
@@ -50,6 +52,100 @@ pub trait MapOperands<T, W, C> {
     /// # Errors
     /// Whatever the conversion meets.
     fn cache(&mut self, cache: &C) -> Result<Self::Cache>;
+}
+
+/// Is told what an operation is made of, by name: for writing it down.
+pub trait Describe<T, W, C> {
+    /// A tensor.
+    fn tensor(&mut self, name: &'static str, tensor: &T);
+
+    /// A tensor that may be absent.
+    fn optional(&mut self, name: &'static str, tensor: Option<&T>) {
+        if let Some(tensor) = tensor {
+            self.tensor(name, tensor);
+        }
+    }
+
+    /// A packed weight.
+    fn weight(&mut self, name: &'static str, weight: &W);
+
+    /// A cache.
+    fn cache(&mut self, name: &'static str, cache: &C);
+
+    /// An attribute.
+    fn attribute<A: Serialize>(&mut self, name: &'static str, attribute: &A);
+}
+
+/// Provides what an operation is made of, by name: for reading it back.
+pub trait Assemble<T, W, C> {
+    /// Why something cannot be provided.
+    type Error;
+
+    /// A tensor.
+    ///
+    /// # Errors
+    /// Where there is none of this name.
+    fn tensor(&mut self, name: &'static str) -> Result<T, Self::Error>;
+
+    /// A tensor that may be absent.
+    ///
+    /// # Errors
+    /// Where there is one that cannot be read.
+    fn optional(&mut self, name: &'static str) -> Result<Option<T>, Self::Error>;
+
+    /// A packed weight.
+    ///
+    /// # Errors
+    /// Where there is none of this name.
+    fn weight(&mut self, name: &'static str) -> Result<W, Self::Error>;
+
+    /// A cache.
+    ///
+    /// # Errors
+    /// Where there is none of this name.
+    fn cache(&mut self, name: &'static str) -> Result<C, Self::Error>;
+
+    /// An attribute.
+    ///
+    /// # Errors
+    /// Where there is none of this name, or it is not what it should be.
+    fn attribute<A: DeserializeOwned>(&mut self, name: &'static str) -> Result<A, Self::Error>;
+}
+
+macro_rules! describe_operand {
+    (tensor, $field:ident, $to:expr) => {
+        $to.tensor(stringify!($field), $field)
+    };
+    (optional, $field:ident, $to:expr) => {
+        $to.optional(stringify!($field), $field.as_ref())
+    };
+    (weight, $field:ident, $to:expr) => {
+        $to.weight(stringify!($field), $field)
+    };
+    (cache, $field:ident, $to:expr) => {
+        $to.cache(stringify!($field), $field)
+    };
+    (($Type:ty), $field:ident, $to:expr) => {
+        $to.attribute(stringify!($field), $field)
+    };
+}
+
+macro_rules! assemble_operand {
+    (tensor, $field:ident, $from:expr) => {
+        $from.tensor(stringify!($field))?
+    };
+    (optional, $field:ident, $from:expr) => {
+        $from.optional(stringify!($field))?
+    };
+    (weight, $field:ident, $from:expr) => {
+        $from.weight(stringify!($field))?
+    };
+    (cache, $field:ident, $from:expr) => {
+        $from.cache(stringify!($field))?
+    };
+    (($Type:ty), $field:ident, $from:expr) => {
+        $from.attribute::<$Type>(stringify!($field))?
+    };
 }
 
 macro_rules! operand_type {
@@ -146,6 +242,27 @@ macro_rules! operations {
                 Ok(match self {
                     $( Self::$Name { $($field),* } => $Enum::$Name { $($field: map_operand!($kind, $field, map)),* }, )*
                 })
+            }
+
+            /// Tells `to` every operand and attribute, in order of declaration.
+            pub fn describe<D: Describe<$($from),*>>(&self, to: &mut D) {
+                match self {
+                    $( Self::$Name { $($field),* } => { $( describe_operand!($kind, $field, to); )* } )*
+                }
+            }
+
+            /// The operation called `name`, of what `from` provides in order of declaration; `None` when none is called so.
+            ///
+            /// # Errors
+            /// The first that `from` meets.
+            pub fn assemble<S: Assemble<$($from),*>>(name: &str, from: &mut S) -> Option<Result<Self, S::Error>> {
+                let mut assemble = |name: &str| -> Result<Option<Self>, S::Error> {
+                    Ok(match name {
+                        $( $snake => Some(Self::$Name { $($field: assemble_operand!($kind, $field, from)),* }), )*
+                        _ => None,
+                    })
+                };
+                assemble(name).transpose()
             }
 
             /// Calls `visit` for every tensor operand, in order of declaration.
@@ -338,7 +455,8 @@ operations! {
             ids: tensor,
         },
         /// Multi-head attention over packed sequences, without a cache: segment s of the queries sees segment s of the
-        /// keys. `[T, H, C], [S, K, C], [S, K, C] → [T, H, C]`.
+        /// keys. `[T, H, C], [S, K, C], [S, K, C] → [T, H, C]`, and `ln Σ exp(score)` `[T, H]` of the keys that each
+        /// query sees, which a backward needs; 0 where it sees none.
         Attention = "attention" {
             /// `[T, H, C]`.
             query: tensor,
@@ -413,11 +531,134 @@ operations! {
             /// Settings of each row.
             rows: (Arc<[SampleRow]>),
         },
+        /// Of [`Softmax`](Fused::Softmax): `y · (d_y − Σ y·d_y)`. Saved: y.
+        SoftmaxBackward = "softmax_backward" {
+            /// What the forward gave, `[…, n]`.
+            y: tensor,
+            /// The cotangent of y.
+            d_y: tensor,
+        },
+        /// Of [`LayerNorm`](Fused::LayerNorm), with x̂ the normed row and g = d_y·w:
+        /// `(g − mean(g) − x̂ · mean(g·x̂)) / √(var + ε)`; then `Σ d_y·x̂` `[n]` and `Σ d_y` `[n]` over the rows, for weight and
+        /// bias. Saved: x.
+        LayerNormBackward = "layer_norm_backward" {
+            /// `[…, n]`.
+            x: tensor,
+            /// `[n]`.
+            weight: tensor,
+            /// The cotangent of the output.
+            d_y: tensor,
+            /// ε.
+            epsilon: (f64),
+        },
+        /// Of [`RmsNorm`](Fused::RmsNorm), with x̂ the normed row and g = d_y·w (or `1 + w`):
+        /// `(g − x̂ · mean(g·x̂)) / √(mean(x²) + ε)`; then `Σ d_y·x̂` `[n]` over the rows, for the weight. Saved: x.
+        RmsNormBackward = "rms_norm_backward" {
+            /// `[…, n]`.
+            x: tensor,
+            /// `[n]`.
+            weight: tensor,
+            /// The cotangent of the output.
+            d_y: tensor,
+            /// ε.
+            epsilon: (f64),
+            /// The weight is the difference from one.
+            unit_offset: (bool),
+        },
+        /// Of [`Activation`](Fused::Activation): `f′(x) · d_y`; relu has slope 0 at 0. Saved: x.
+        ActivationBackward = "activation_backward" {
+            /// Floats.
+            x: tensor,
+            /// The cotangent of the output.
+            d_y: tensor,
+            /// f.
+            kind: (Activation),
+        },
+        /// Of [`Gated`](Fused::Gated): `f′(gate) · up · d_y` and `f(gate) · d_y`. Saved: gate and up.
+        GatedBackward = "gated_backward" {
+            /// Floats.
+            gate: tensor,
+            /// Of the same shape.
+            up: tensor,
+            /// The cotangent of the output.
+            d_y: tensor,
+            /// f.
+            kind: (Activation),
+        },
+        /// Of [`SoftCap`](Fused::SoftCap): `(1 − tanh²(x / cap)) · d_y`. Saved: x.
+        SoftCapBackward = "soft_cap_backward" {
+            /// Floats.
+            x: tensor,
+            /// The cotangent of the output.
+            d_y: tensor,
+            /// cap.
+            cap: (f64),
+        },
+        /// Of [`Linear`](Fused::Linear), for its input: `d_y · W`: `[T, outputs] → [T, inputs]`. Saved: the weight.
+        LinearBackwardInput = "linear_backward_input" {
+            /// The cotangent of `x · Wᵀ`.
+            d_y: tensor,
+            /// `[outputs, inputs]`.
+            weight: weight,
+        },
+        /// Of [`Linear`](Fused::Linear), for its weight: `d_yᵀ · x`: `[outputs, inputs]`. Saved: x.
+        LinearBackwardWeight = "linear_backward_weight" {
+            /// `[T, inputs]`.
+            x: tensor,
+            /// The cotangent of `x · Wᵀ`, `[T, outputs]`.
+            d_y: tensor,
+        },
+        /// Of [`Embedding`](Fused::Embedding): rows of zeros increased by those of d_y, in ascending r. Saved: ids.
+        EmbeddingBackward = "embedding_backward" {
+            /// u32 `[R]`; ids beyond the rows are left out.
+            ids: tensor,
+            /// The cotangent of the output, `[R, D]`.
+            d_y: tensor,
+            /// Rows of the table.
+            rows: (usize),
+        },
+        /// Of [`Attention`](Fused::Attention), for query, key, value and, where there is one, bias. With p the
+        /// probabilities and δ = `Σ_c y·d_y`, the scores' cotangent is `p · (d_y·v − δ)`. Saved: operands, y and log_sum.
+        AttentionBackward = "attention_backward" {
+            /// `[T, H, C]`.
+            query: tensor,
+            /// `[S, K, C]`.
+            key: tensor,
+            /// `[S, K, C]`.
+            value: tensor,
+            /// What [`ScoreBias`] reads: a table `[buckets, H]` or slopes `[H]`.
+            bias: optional,
+            /// What the forward gave, `[T, H, C]`.
+            y: tensor,
+            /// Its second output, `[T, H]`.
+            log_sum: tensor,
+            /// The cotangent of y.
+            d_y: tensor,
+            /// As in the forward.
+            segments: (Arc<Segments>),
+            /// As in the forward.
+            attributes: (AttentionAttributes),
+        },
+        /// Of [`CrossEntropy`](Fused::CrossEntropy): `d_loss · (softmax − (1 − s)·[v = target] − s/V)`; 0 in rows without a
+        /// target. Saved: logits, targets and log_sum.
+        CrossEntropyBackward = "cross_entropy_backward" {
+            /// `[R, V]`.
+            logits: tensor,
+            /// u32 `[R]`.
+            targets: tensor,
+            /// The forward's second output, `[R]`.
+            log_sum: tensor,
+            /// The cotangent of the losses, `[R]`.
+            d_loss: tensor,
+            /// s.
+            smoothing: (f64),
+        },
     }
 }
 
 /// Element-wise functions of one operand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum UnaryKind {
     /// `−x`.
     Negate,
@@ -436,7 +677,8 @@ pub enum UnaryKind {
 }
 
 /// Element-wise functions of two operands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum BinaryKind {
     /// `a + b`.
     Add,
@@ -457,7 +699,8 @@ pub enum BinaryKind {
 }
 
 /// Reductions over an axis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ReduceKind {
     /// Sum, from 0, in ascending order.
     Sum,
@@ -480,7 +723,8 @@ pub enum Mask {
 }
 
 /// Positions inside the scores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ScoreBias {
     /// None.
     None,
@@ -498,7 +742,8 @@ pub enum ScoreBias {
 }
 
 /// What attention needs to know besides its operands.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "WrittenAttributes", into = "WrittenAttributes")]
 pub struct AttentionAttributes {
     /// Factor on `q·k`.
     pub scale: f64,
@@ -510,8 +755,52 @@ pub struct AttentionAttributes {
     pub bias: ScoreBias,
 }
 
+/// [`AttentionAttributes`] as case files write them.
+#[derive(Serialize, Deserialize)]
+struct WrittenAttributes {
+    scale: f64,
+    mask: WrittenMask,
+    #[serde(default)]
+    window: Option<usize>,
+    #[serde(default)]
+    soft_cap: Option<f64>,
+    #[serde(default)]
+    score_bias: Option<ScoreBias>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum WrittenMask {
+    All,
+    Causal,
+}
+
+impl From<AttentionAttributes> for WrittenAttributes {
+    fn from(AttentionAttributes { scale, soft_cap, mask, bias }: AttentionAttributes) -> Self {
+        let (mask, window) = match mask {
+            Mask::All => (WrittenMask::All, None),
+            Mask::Causal { window } => (WrittenMask::Causal, window),
+        };
+        Self { scale, mask, window, soft_cap, score_bias: Some(bias).filter(|bias| *bias != ScoreBias::None) }
+    }
+}
+
+impl TryFrom<WrittenAttributes> for AttentionAttributes {
+    type Error = &'static str;
+
+    fn try_from(written: WrittenAttributes) -> Result<Self, Self::Error> {
+        let WrittenAttributes { scale, mask, window, soft_cap, score_bias } = written;
+        let mask = match (mask, window) {
+            (WrittenMask::All, Some(_)) => return Err("a window needs a causal mask"),
+            (WrittenMask::All, None) => Mask::All,
+            (WrittenMask::Causal, window) => Mask::Causal { window },
+        };
+        Ok(Self { scale, soft_cap, mask, bias: score_bias.unwrap_or(ScoreBias::None) })
+    }
+}
+
 /// What a step of AdamW needs to know besides its operands.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AdamWSettings {
     /// Learning rate.
     pub rate: f64,
@@ -528,7 +817,8 @@ pub struct AdamWSettings {
 }
 
 /// Lengths of packed sequences, in rows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Segments {
     /// Per sequence, rows of the queries.
     pub queries: Vec<usize>,

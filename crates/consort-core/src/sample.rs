@@ -5,13 +5,16 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     error::{Error, Result},
     philox::uniform,
 };
 
 /// How one row of logits is sampled.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default = "SampleRow::greedy")]
 pub struct SampleRow {
     /// Logits are divided by it; 0 is greedy.
     pub temperature: f64,

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::error::{Error, Result};
@@ -13,7 +14,8 @@ use crate::error::{Error, Result};
 pub const MAX_RANK: usize = 6;
 
 /// Sizes of a tensor's dimensions, outermost first.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Vec<usize>", into = "Vec<usize>")]
 pub struct Shape {
     rank: u8,
     sizes: [usize; MAX_RANK],
@@ -70,6 +72,20 @@ impl Shape {
     }
 }
 
+impl From<Shape> for Vec<usize> {
+    fn from(shape: Shape) -> Self {
+        shape.sizes().to_vec()
+    }
+}
+
+impl TryFrom<Vec<usize>> for Shape {
+    type Error = Error;
+
+    fn try_from(sizes: Vec<usize>) -> Result<Self> {
+        Self::new(&sizes)
+    }
+}
+
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self.sizes(), f)
@@ -102,6 +118,24 @@ impl Layout {
             stride *= shape.sizes[dimension].max(1);
         }
         Self { shape, strides, offset: 0 }
+    }
+
+    /// Any strides; nothing is checked against a buffer.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when there is not one stride for each dimension, or the highest element does not fit `isize`.
+    pub fn strided(shape: Shape, strides: &[usize], offset: usize) -> Result<Self> {
+        let end = shape
+            .sizes()
+            .iter()
+            .zip(strides)
+            .try_fold(offset, |end, (&size, &stride)| end.checked_add(size.saturating_sub(1).checked_mul(stride)?));
+        if strides.len() != shape.rank() || end.is_none_or(|end| end >= isize::MAX as usize / 16) {
+            return Err(Error::shape("layout", format!("{shape} with strides {strides:?} from {offset}")));
+        }
+        let mut all = [0; MAX_RANK];
+        all[..strides.len()].copy_from_slice(strides);
+        Ok(Self { shape, strides: all, offset })
     }
 
     /// The shape.

@@ -26,13 +26,16 @@ impl ByteSource for Vec<u8> {
 
 /// A two-dimensional weight `[outputs, inputs]`, or a vector `[1, inputs]`, inside a [`ByteSource`].
 ///
-/// Element `(o, i)` is at byte `start + dtype.size() · (o · output_stride + i · input_stride)`; nothing need be
+/// Element `(o, i)` is number `first + o · output_stride + i · input_stride` of those from byte `start` on; nothing need be
 /// aligned. A matrix stored the other way round, or a part of a fused one, is a choice of strides.
 #[derive(Clone)]
 pub struct StoredTensor {
     name: Arc<str>,
+    /// The slot of the graph that it fills; its own name where that is not known.
+    slot: Arc<str>,
     source: Arc<dyn ByteSource>,
     start: usize,
+    first: usize,
     dtype: WeightDType,
     outputs: usize,
     inputs: usize,
@@ -44,7 +47,7 @@ impl StoredTensor {
     /// Rows of `inputs` elements, one after the other, from byte `start`.
     ///
     /// # Errors
-    /// [`Error::Weight`] when the source ends before the tensor does.
+    /// [`Error::Weight`] when the source ends before the tensor does, or rows are no whole blocks.
     pub fn new(
         name: impl Into<Arc<str>>,
         source: Arc<dyn ByteSource>,
@@ -55,16 +58,21 @@ impl StoredTensor {
         let name = name.into();
         let end = outputs
             .checked_mul(inputs)
-            .and_then(|elements| elements.checked_mul(dtype.size()))
+            .and_then(|elements| elements.div_ceil(dtype.block()).checked_mul(dtype.block_bytes()))
             .and_then(|bytes| bytes.checked_add(start));
         let available = source.bytes().len();
+        if !inputs.is_multiple_of(dtype.block()) {
+            let block = dtype.block();
+            return Err(Error::weight(&*name, format!("rows of {inputs} are no whole blocks of {block} as {dtype}")));
+        }
         if end.is_none_or(|end| end > available) {
             return Err(Error::weight(
                 &*name,
                 format!("{outputs} x {inputs} {dtype} from byte {start} on do not fit into {available} bytes"),
             ));
         }
-        Ok(Self { name, source, start, dtype, outputs, inputs, output_stride: inputs, input_stride: 1 })
+        let slot = Arc::clone(&name);
+        Ok(Self { name, slot, source, start, first: 0, dtype, outputs, inputs, output_stride: inputs, input_stride: 1 })
     }
 
     /// A matrix made here (tests, initialisation): `values` row by row, kept as f64.
@@ -82,6 +90,16 @@ impl StoredTensor {
     /// The name in its file.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The slot of the graph that it fills; its name where that is not known.
+    pub fn slot(&self) -> &str {
+        &self.slot
+    }
+
+    /// The same, as what fills a slot.
+    pub fn for_slot(self, slot: &str) -> Self {
+        Self { slot: slot.into(), ..self }
     }
 
     /// Type of the stored elements.
@@ -113,8 +131,8 @@ impl StoredTensor {
         if range.start > range.end || range.end > self.outputs {
             return Err(Error::weight(&*self.name, format!("outputs {range:?} of {}", self.outputs)));
         }
-        let start = self.start + range.start * self.output_stride * self.dtype.size();
-        Ok(Self { start, outputs: range.len(), ..self })
+        let first = self.first + range.start * self.output_stride;
+        Ok(Self { first, outputs: range.len(), ..self })
     }
 
     /// Inputs `range` only: for vectors that are parts of a fused one.
@@ -131,21 +149,18 @@ impl StoredTensor {
     /// When `output` is not below the number of outputs.
     pub fn row(&self, output: usize) -> impl Iterator<Item = f64> + '_ {
         assert!(output < self.outputs, "output {output} of {}", self.outputs);
-        let size = self.dtype.size();
-        let bytes = self.source.bytes();
-        let first = self.start + output * self.output_stride * size;
-        (0..self.inputs).map(move |input| {
-            let at = first + input * self.input_stride * size;
-            self.dtype.decode(&bytes[at..at + size])
-        })
+        let bytes = &self.source.bytes()[self.start..];
+        let first = self.first + output * self.output_stride;
+        (0..self.inputs).map(move |input| self.dtype.element(bytes, first + input * self.input_stride))
     }
 
     /// Says that the pages behind this tensor can be let go.
     pub fn release(&self) {
         let last =
             self.outputs.saturating_sub(1) * self.output_stride + self.inputs.saturating_sub(1) * self.input_stride;
-        let end = self.start + (last + 1) * self.dtype.size();
-        self.source.release(self.start..end.min(self.source.bytes().len()));
+        let byte = |element: usize| self.start + element / self.dtype.block() * self.dtype.block_bytes();
+        let end = byte(self.first + last) + self.dtype.block_bytes();
+        self.source.release(byte(self.first)..end.min(self.source.bytes().len()));
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    backend::{Backend, FusedOf, Outputs, PrimitiveOf, Spec},
+    backend::{Backend, FusedOf, Outputs, PrimitiveOf, Spec, TensorOf},
     cache::{CacheSpec, lock},
     dtype::{DType, WeightDType},
     error::{Error, Result},
@@ -94,6 +94,10 @@ impl<B: Backend> Backend for Trace<B> {
         self.inner.upload(data)
     }
 
+    fn parameter(&self, parts: &[StoredTensor], data: HostData) -> Result<Self::Buffer> {
+        self.inner.parameter(parts, data)
+    }
+
     fn download(&self, buffer: &Self::Buffer) -> Result<Self::Ticket> {
         self.inner.download(buffer)
     }
@@ -120,6 +124,10 @@ impl<B: Backend> Backend for Trace<B> {
 
     fn pack(&self, parts: &[StoredTensor], dtype: WeightDType) -> Result<Self::Packed> {
         self.inner.pack(parts, dtype)
+    }
+
+    fn repack(&self, packed: &Self::Packed, x: &TensorOf<Self>) -> Result<Self::Packed> {
+        self.inner.repack(packed, x)
     }
 
     fn unpack(&self, packed: &Self::Packed) -> Result<Self::Buffer> {

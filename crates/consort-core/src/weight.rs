@@ -95,16 +95,29 @@ pub fn decode(parts: &[StoredTensor], keep: WeightDType, dtype: DType) -> Result
         narrow.reserve_exact(outputs * inputs);
     }
     for part in parts {
+        if !inputs.is_multiple_of(keep.block()) {
+            let block = keep.block();
+            return Err(Error::weight(
+                part.name(),
+                format!("rows of {inputs} are no whole blocks of {block} as {keep}"),
+            ));
+        }
+        let mut row = Vec::with_capacity(inputs);
         for output in 0..part.shape()[0] {
-            for (input, value) in part.row(output).enumerate() {
-                let kept = keep.round(value);
+            row.clear();
+            row.extend(part.row(output));
+            // What is stored as it is kept stays as it is.
+            if part.dtype() != keep {
+                keep.round(&mut row);
+            }
+            for (input, (value, &kept)) in part.row(output).zip(&row).enumerate() {
                 let held = if dtype == DType::F64 { kept } else { f64::from(kept as f32) };
                 if !held.is_finite() {
                     return Err(Error::weight(
                         part.name(),
                         format!(
                             "element [{output}, {input}] is {value}{}, not a finite number",
-                            beyond(value, keep, dtype)
+                            beyond(value, kept, keep, dtype)
                         ),
                     ));
                 }
@@ -120,9 +133,9 @@ pub fn decode(parts: &[StoredTensor], keep: WeightDType, dtype: DType) -> Result
     Ok(if dtype == DType::F64 { HostData::F64(wide) } else { HostData::F32(narrow) })
 }
 
-fn beyond(value: f64, keep: WeightDType, dtype: DType) -> String {
+fn beyond(value: f64, kept: f64, keep: WeightDType, dtype: DType) -> String {
     match value.is_finite() {
-        true if keep.round(value).is_finite() => format!(" (beyond {dtype})"),
+        true if kept.is_finite() => format!(" (beyond {dtype})"),
         true => format!(" (beyond {keep})"),
         false => String::new(),
     }

@@ -13,7 +13,7 @@ use crate::{
     cache::{CachePlan, PlanRow},
     device::Device,
     error::{Error, Result},
-    operation::{AttentionAttributes, Mask, ScoreBias, Segments},
+    operation::{AttentionAttributes, Mask, ReduceKind, ScoreBias, Segments, UnaryKind},
     positions::relative_bucket,
     tensor::HostData,
 };
@@ -29,7 +29,8 @@ pub fn visible(mask: Mask, position: usize, length: usize) -> Range<usize> {
     }
 }
 
-/// Attention of packed sequences without a cache: `[T, H, C], [S, K, C], [S, K, C] → [T, H, C]`.
+/// Attention of packed sequences without a cache: `[T, H, C], [S, K, C], [S, K, C] → [T, H, C]`, and the logarithm of the
+/// sum of the exponentials of the scores `[T, H]`.
 ///
 /// # Errors
 /// What the primitives meet.
@@ -41,8 +42,10 @@ pub fn attention<B: Backend>(
     bias: Option<&TensorOf<B>>,
     segments: &Segments,
     attributes: &AttentionAttributes,
-) -> Result<TensorOf<B>> {
+) -> Result<[TensorOf<B>; 2]> {
+    let heads = query.size(1);
     let mut out = device.fill(query.sizes(), 0.0)?;
+    let mut log_sums = device.fill(&[query.size(0), heads], 0.0)?;
     for (queries, keys) in segment_ranges(segments) {
         for rows in alike(queries.len(), |row| visible(attributes.mask, row, keys.len())) {
             let seen = visible(attributes.mask, rows.start, keys.len());
@@ -52,11 +55,15 @@ pub fn attention<B: Backend>(
             let q = query.slice(0, queries.start + rows.start, rows.len())?;
             let k = key.slice(0, keys.start + seen.start, seen.len())?;
             let v = value.slice(0, keys.start + seen.start, seen.len())?;
-            let weights = weights(device, &q, &k, bias, rows.clone(), seen, attributes)?;
-            out = device.write(out, weighted_sum(device, weights, &v)?, &[queries.start + rows.start, 0, 0])?;
+            let scores = scores(device, &q, &k, bias, rows.clone(), seen, attributes)?;
+            let log_sum = device.reshape(&log_sum_exp(device, scores.clone())?, &[heads, rows.len()])?;
+            let weights = device.softmax(scores)?;
+            let first = queries.start + rows.start;
+            out = device.write(out, weighted_sum(device, weights, &v)?, &[first, 0, 0])?;
+            log_sums = device.write(log_sums, log_sum.permute(&[1, 0])?, &[first, 0])?;
         }
     }
-    Ok(out)
+    Ok([out, log_sums])
 }
 
 /// Attention of rows over what the cache holds of their sequences: `[T, H, C] → [T, H, C]`.
@@ -119,8 +126,30 @@ pub fn attention_probabilities<B: Backend>(
     Ok(out)
 }
 
-/// `softmax(cap(scale · q kᵀ) + bias)`: `[n, H, C], [S, K, C] → [K, H/K, n, S]`.
+/// `softmax` of the [`scores`].
 fn weights<B: Backend>(
+    device: &Device<B>,
+    query: &TensorOf<B>,
+    key: &TensorOf<B>,
+    bias: Option<&TensorOf<B>>,
+    positions: Range<usize>,
+    seen: Range<usize>,
+    attributes: &AttentionAttributes,
+) -> Result<TensorOf<B>> {
+    device.softmax(scores(device, query, key, bias, positions, seen, attributes)?)
+}
+
+/// `ln Σ exp x` over the last axis, which stays with size 1.
+fn log_sum_exp<B: Backend>(device: &Device<B>, x: TensorOf<B>) -> Result<TensorOf<B>> {
+    let last = x.shape().rank() - 1;
+    let greatest = device.reduce(&x, last, ReduceKind::Maximum)?;
+    let exponentials = device.unary(device.subtract(x, greatest.clone())?, UnaryKind::Exp)?;
+    let sum = device.reduce(&exponentials, last, ReduceKind::Sum)?;
+    device.add(greatest, device.unary(sum, UnaryKind::Log)?)
+}
+
+/// `cap(scale · q kᵀ) + bias`: `[n, H, C], [S, K, C] → [K, H/K, n, S]`.
+pub(super) fn scores<B: Backend>(
     device: &Device<B>,
     query: &TensorOf<B>,
     key: &TensorOf<B>,
@@ -141,7 +170,7 @@ fn weights<B: Backend>(
         let bias = score_bias(device, bias, attributes.bias, positions, seen, heads)?; // [H, n, S]
         scores = device.add(scores, bias.view(&[groups, heads / groups, rows, keys])?)?;
     }
-    device.softmax(scores)
+    Ok(scores)
 }
 
 /// `Σ_j w_j v_j`: `[K, H/K, n, S], [S, K, C] → [n, H, C]`.
@@ -162,26 +191,51 @@ fn score_bias<B: Backend>(
     seen: Range<usize>,
     heads: usize,
 ) -> Result<TensorOf<B>> {
-    let pairs = positions.clone().flat_map(|position| seen.clone().map(move |key| key as i64 - position as i64));
     let [rows, keys] = [positions.len(), seen.len()];
     match kind {
-        ScoreBias::Relative { bidirectional, buckets, max_distance } => {
-            let ids =
-                pairs.map(|distance| relative_bucket(distance, bidirectional, buckets, max_distance) as u32).collect();
-            let rows_of_table = device.gather_rows(bias, &device.upload_ids(ids)?)?; // [n·S, H]
+        ScoreBias::Relative { .. } => {
+            let rows_of_table = device.gather_rows(bias, &bucket_ids(device, kind, positions, seen)?)?; // [n·S, H]
             device.reshape(&rows_of_table.permute(&[1, 0])?, &[heads, rows, keys])
         }
         ScoreBias::Linear => {
-            let distances = HostData::from_f64(pairs.map(|distance| distance as f64), device.float());
-            let distances = device.upload(distances, &[1, rows, keys])?;
-            device.multiply(device.reshape(bias, &[heads, 1, 1])?, distances)
+            device.multiply(device.reshape(bias, &[heads, 1, 1])?, key_distances(device, positions, seen)?)
         }
         ScoreBias::None => Err(Error::shape("attention", "a bias of no kind")),
     }
 }
 
+/// The table row of each pair of query and key: u32 `[n·S]`.
+pub(super) fn bucket_ids<B: Backend>(
+    device: &Device<B>,
+    kind: ScoreBias,
+    positions: Range<usize>,
+    seen: Range<usize>,
+) -> Result<TensorOf<B>> {
+    let ScoreBias::Relative { bidirectional, buckets, max_distance } = kind else {
+        return Err(Error::shape("attention", "a bias without buckets"));
+    };
+    let bucket = |distance| relative_bucket(distance, bidirectional, buckets, max_distance) as u32;
+    device.upload_ids(pairs(positions, seen).map(bucket).collect())
+}
+
+/// `key − query` of each pair: `[1, n, S]`.
+pub(super) fn key_distances<B: Backend>(
+    device: &Device<B>,
+    positions: Range<usize>,
+    seen: Range<usize>,
+) -> Result<TensorOf<B>> {
+    let sizes = [1, positions.len(), seen.len()];
+    let distances = HostData::from_f64(pairs(positions, seen).map(|distance| distance as f64), device.float());
+    device.upload(distances, &sizes)
+}
+
+/// `key − query` of each pair, keys innermost.
+fn pairs(positions: Range<usize>, seen: Range<usize>) -> impl Iterator<Item = i64> {
+    positions.flat_map(move |position| seen.clone().map(move |key| key as i64 - position as i64))
+}
+
 /// Row ranges of each segment's queries and keys.
-fn segment_ranges(segments: &Segments) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + '_ {
+pub(super) fn segment_ranges(segments: &Segments) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + '_ {
     let (mut first_query, mut first_key) = (0, 0);
     segments.queries.iter().zip(&segments.keys).map(move |(&queries, &keys)| {
         let ranges = (first_query..first_query + queries, first_key..first_key + keys);
@@ -191,7 +245,7 @@ fn segment_ranges(segments: &Segments) -> impl Iterator<Item = (Range<usize>, Ra
 }
 
 /// Runs of consecutive rows for which `key` is the same.
-fn alike<K: PartialEq>(rows: usize, key: impl Fn(usize) -> K) -> Vec<Range<usize>> {
+pub(super) fn alike<K: PartialEq>(rows: usize, key: impl Fn(usize) -> K) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     for row in 0..rows {
         match runs.last_mut() {

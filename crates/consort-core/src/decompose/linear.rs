@@ -40,3 +40,40 @@ pub fn linear<B: Backend>(
 pub fn embedding<B: Backend>(device: &Device<B>, weight: &WeightOf<B>, ids: &TensorOf<B>) -> Result<TensorOf<B>> {
     device.gather_rows(&device.unpack(weight)?, ids)
 }
+
+/// `d_y · W`: `[T, outputs] → [T, inputs]`.
+///
+/// # Errors
+/// What the primitives meet.
+pub fn linear_backward_input<B: Backend>(
+    device: &Device<B>,
+    d_y: &TensorOf<B>,
+    weight: &WeightOf<B>,
+) -> Result<TensorOf<B>> {
+    device.matmul(d_y, &device.unpack(weight)?)
+}
+
+/// `d_yᵀ · x`: `[T, outputs], [T, inputs] → [outputs, inputs]`.
+///
+/// # Errors
+/// What the primitives meet.
+pub fn linear_backward_weight<B: Backend>(
+    device: &Device<B>,
+    x: &TensorOf<B>,
+    d_y: &TensorOf<B>,
+) -> Result<TensorOf<B>> {
+    device.matmul(&d_y.permute(&[1, 0])?, x)
+}
+
+/// Zeros `[rows, D]` with row `ids[r]` increased by row r of `d_y`, in ascending r.
+///
+/// # Errors
+/// What the primitives meet.
+pub fn embedding_backward<B: Backend>(
+    device: &Device<B>,
+    ids: &TensorOf<B>,
+    d_y: TensorOf<B>,
+    rows: usize,
+) -> Result<TensorOf<B>> {
+    device.scatter_rows(device.fill(&[rows, d_y.size(1)], 0.0)?, ids, d_y, true)
+}

@@ -4,6 +4,7 @@
 mod activation;
 mod adamw;
 mod attention;
+mod attention_backward;
 mod cache;
 mod cross_entropy;
 mod linear;
@@ -15,16 +16,17 @@ mod softmax;
 use smallvec::{SmallVec, smallvec};
 
 pub use self::{
-    activation::{activation, gated, soft_cap},
+    activation::{activation, activation_backward, gated, gated_backward, soft_cap, soft_cap_backward},
     adamw::adamw,
     attention::{attention, attention_probabilities, cached_attention, visible},
+    attention_backward::{SavedAttention, attention_backward},
     cache::{cache_copy, cache_read, cache_reserve, cache_write},
-    cross_entropy::cross_entropy,
-    linear::{embedding, linear},
-    norm::{layer_norm, rms_norm},
+    cross_entropy::{cross_entropy, cross_entropy_backward},
+    linear::{embedding, embedding_backward, linear, linear_backward_input, linear_backward_weight},
+    norm::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backward},
     rotary::rotary,
     sample::sample,
-    softmax::softmax,
+    softmax::{softmax, softmax_backward},
 };
 use crate::{
     backend::{Backend, FusedOf, TensorOf},
@@ -50,7 +52,7 @@ pub(crate) fn fused<B: Backend>(device: &Device<B>, operation: FusedOf<B>) -> Re
         }
         Fused::Embedding { weight, ids } => smallvec![embedding(device, &weight, &ids)?],
         Fused::Attention { query, key, value, bias, segments, attributes } => {
-            smallvec![attention(device, &query, &key, &value, bias.as_ref(), &segments, &attributes)?]
+            attention(device, &query, &key, &value, bias.as_ref(), &segments, &attributes)?.into_iter().collect()
         }
         Fused::CacheWrite { cache, key, value, layer, plan } => {
             cache_write(device, &cache, key, value, layer, &plan)?;
@@ -66,5 +68,27 @@ pub(crate) fn fused<B: Backend>(device: &Device<B>, operation: FusedOf<B>) -> Re
             adamw(device, parameter, gradient, first, second, &settings)?.into_iter().collect()
         }
         Fused::Sample { logits, rows } => smallvec![sample(device, &logits, &rows)?],
+        Fused::SoftmaxBackward { y, d_y } => smallvec![softmax_backward(device, y, d_y)?],
+        Fused::LayerNormBackward { x, weight, d_y, epsilon } => {
+            layer_norm_backward(device, x, weight, d_y, epsilon)?.into_iter().collect()
+        }
+        Fused::RmsNormBackward { x, weight, d_y, epsilon, unit_offset } => {
+            rms_norm_backward(device, x, weight, d_y, epsilon, unit_offset)?.into_iter().collect()
+        }
+        Fused::ActivationBackward { x, d_y, kind } => smallvec![activation_backward(device, x, d_y, kind)?],
+        Fused::GatedBackward { gate, up, d_y, kind } => {
+            gated_backward(device, gate, up, d_y, kind)?.into_iter().collect()
+        }
+        Fused::SoftCapBackward { x, d_y, cap } => smallvec![soft_cap_backward(device, x, d_y, cap)?],
+        Fused::LinearBackwardInput { d_y, weight } => smallvec![linear_backward_input(device, &d_y, &weight)?],
+        Fused::LinearBackwardWeight { x, d_y } => smallvec![linear_backward_weight(device, &x, &d_y)?],
+        Fused::EmbeddingBackward { ids, d_y, rows } => smallvec![embedding_backward(device, &ids, d_y, rows)?],
+        Fused::AttentionBackward { query, key, value, bias, y, log_sum, d_y, segments, attributes } => {
+            let saved = SavedAttention { query, key, value, bias, y, log_sum };
+            attention_backward(device, &saved, &d_y, &segments, &attributes)?
+        }
+        Fused::CrossEntropyBackward { logits, targets, log_sum, d_loss, smoothing } => {
+            smallvec![cross_entropy_backward(device, logits, &targets, &log_sum, &d_loss, smoothing)?]
+        }
     })
 }

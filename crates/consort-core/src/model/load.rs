@@ -9,7 +9,6 @@ use crate::{
     dtype::WeightDType,
     error::{Error, Result},
     stored::StoredTensor,
-    weight,
 };
 
 /// Where a model's stored weights come from.
@@ -74,8 +73,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// A small table as a tensor.
     pub(super) fn table(&mut self, slot: &str) -> Result<TensorOf<B>> {
         let parts = self.parts(&[slot])?;
-        let values = weight::decode(&parts, WeightDType::F64, self.device.float())?;
-        self.device.upload(values, &weight::concatenated_shape(&parts)?)
+        self.device.table(&parts)
     }
 
     /// The first row of a table.
@@ -99,7 +97,7 @@ impl<'a, B: Backend> Loader<'a, B> {
                         format!("'{}' is {:?}, expected {expected:?}", part.name(), part.shape()),
                     ));
                 }
-                Ok(part)
+                Ok(part.for_slot(slot))
             })
             .collect::<Result<_>>()?;
         self.loaded += slots.len();
