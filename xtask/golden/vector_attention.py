@@ -150,8 +150,9 @@ def builtin(query, key, value, bias, attributes, expected):
     for q, k, v in zip(query.split(segments["queries"]), key.split(segments["keys"]), value.split(segments["keys"])):
         mask = head_scores(torch.zeros_like(q), torch.zeros_like(k), bias, list(range(len(q))), attributes)
         y = F.scaled_dot_product_attention(
-            *(x.transpose(0, 1)[None] for x in (q, k, v)), attn_mask=mask[None], scale=attributes["scale"], enable_gqa=True
-        )
+            *(x.transpose(0, 1)[None] for x in (q, k, v)), attn_mask=mask[None], scale=attributes["scale"],
+            enable_gqa=True,
+        )  # fmt: skip
         parts.append(y[0].transpose(0, 1))
     assert (torch.cat(parts) - expected).abs().max() <= 1e-12 * expected.abs().max()
 
@@ -167,8 +168,10 @@ PACKED = {**SPECIAL, "segments": ("causal", None), "cross": ("all", None), "cros
           "nobody-sees": ("all", None), "view": ("causal", None)}  # fmt: skip
 COVERS = {
     "mask": ["all", "causal"], "window": ["null", "a number"], "soft_cap": ["null", "a number"],
-    "score_bias": ["none", "relative", "linear"], "bidirectional": ["true", "false"], "heads": ["equal", "grouped", "one key head"],
+    "score_bias": ["none", "relative", "linear"], "bidirectional": ["true", "false"],
+    "heads": ["equal", "grouped", "one key head"],
 }  # fmt: skip
+PARTS = {"keys": ["seen", "unseen"], "segments": ["one", "several", "cross"]}
 
 
 def settings(draw, label, n, mask, bias):
@@ -228,7 +231,7 @@ def attention_case(draw, label, n):
     return attributes, operands, counted
 
 
-@family("attention", list(PACKED), covers=COVERS | {"keys": ["seen", "unseen"], "segments": ["one", "several", "cross"]})
+@family("attention", list(PACKED), covers=COVERS | PARTS)
 def attention(draw, label, n):
     attributes, operands, counted = attention_case(draw, label, n)
     if label == "nobody-sees" and not draw.backward:
@@ -253,9 +256,7 @@ def attention(draw, label, n):
     )  # fmt: skip
 
 
-@family("attention_backward", {label: 5 for label in PACKED if label != "view"}, backward=False, covers=COVERS | {
-    "keys": ["seen", "unseen"], "segments": ["one", "several", "cross"],
-})  # fmt: skip
+@family("attention_backward", [label for label in PACKED if label != "view"], backward=False, covers=COVERS | PARTS)
 def attention_backward(draw, label, n):
     attributes, operands, counted = attention_case(draw, label, n)
     function = packed(attributes)
@@ -420,8 +421,11 @@ def cache_write(draw, label, n):
 
 @family("cache_copy", [""], backward=False)
 def cache_copy(draw, label, n):
-    block, blocks, pairs = [(4, 3, [[0, 2]]), (1, 7, [[5, 0], [2, 6]]), (3, 4, [[1, 0], [1, 3]]), (2, 5, [[4, 1], [0, 3]]),
-                            (5, 2, [[1, 0]])][n]  # fmt: skip
+    # No block is both read and written: in which order pairs are copied is of no account.
+    block, blocks, pairs = [
+        (4, 3, [[0, 2]]), (1, 7, [[5, 0], [2, 6]]), (3, 4, [[1, 0], [1, 3]]), (2, 5, [[4, 1], [0, 3]]),
+        (5, 2, [[1, 0]]),
+    ][n]  # fmt: skip
     groups, width = [(2, 3), (1, 5), (3, 2), (2, 4), (1, 1)][n]
     shape = (block * blocks, groups, width)
 

@@ -1,4 +1,4 @@
-"""What a test vector is before it is written: operands, what computes the expected values, and where cases come from."""
+"""What a test vector is before it is written: operands, and what computes the expected values."""
 
 import dataclasses
 import math

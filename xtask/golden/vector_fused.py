@@ -87,11 +87,11 @@ def softmax(draw, label, n):
     return Case({}, {"x": x}, lambda x: F.softmax(x, -1), gradients=("x",), again=softmax_again, plain=plain)
 
 
-def shares(draw, rows, width):
-    """Rows of numbers that f32 holds and that sum to one exactly."""
-    out = torch.zeros(rows, width, dtype=F64)
+def shares(draw, rows, width, least):
+    """Rows of multiples of 1/64, at least `least` of them, that sum to one exactly."""
+    out = torch.full((rows, width), least / 64, dtype=F64)
     for row in range(rows):
-        for place in draw.ids(width, 64).tolist():
+        for place in draw.ids(width, 64 - least * width).tolist():
             out[row, place] += 1 / 64
     return out
 
@@ -99,9 +99,7 @@ def shares(draw, rows, width):
 @family("softmax_backward", {"": 5, "zeros": 2}, backward=False)
 def softmax_backward(draw, label, n):
     rows, width = ((4, 17), (1, 33))[n] if label else [(1, 3), (3, 7), (5, 5), (2, 17), (7, 2)][n]
-    y = shares(draw, rows, width)
-    if not label:
-        y = (y + 1 / 8) if width == 8 else y
+    y = shares(draw, rows, width, 0 if label else 1)
     shape = (rows, width) if n != 1 else (1, rows, width)
     y, d_y = y.reshape(shape), draw.normal(*shape)
 
@@ -203,7 +201,8 @@ def rms_norm_labels():
 @family("rms_norm", rms_norm_labels(), covers={"unit_offset": ["true", "false"]})
 def rms_norm(draw, label, n):
     offset = label.startswith("unit-offset")
-    x, weight, _, epsilon, step, _ = norm_operands(draw, label.removeprefix("unit-offset").removeprefix("plain")[1:], n, False)
+    label = label.removeprefix("unit-offset").removeprefix("plain")[1:]
+    x, weight, _, epsilon, step, _ = norm_operands(draw, label, n, False)
 
     def again(x, weight):
         out = []
@@ -380,20 +379,30 @@ def soft_cap_backward(draw, label, n):
 # linear, embedding
 
 WEIGHTS = {"f32": F32, "f16": F16, "bf16": BF16, "f64": F64}
+BLOCKS = {"q8_0": 127, "q4_0": -8}  # blocks of 32 numbers, and which multiple of the scale the greatest is
+KEPT = [*WEIGHTS, *BLOCKS]
 LINEARS = [(3, 7, 5), (1, 33, 3), (5, 1, 2), (2, 17, 7), (7, 3, 1)]
 EXTRAS = [(), ("bias",), ("residual",), ("bias", "residual"), ("bias",)]
 
 
-def kept_as(draw, weight, kind):
-    """`weight` rounded to the type it is kept in, so that keeping it changes nothing."""
-    return exact(weight).to(WEIGHTS[kind]).to(F64)
+def kept_as(draw, kind, rows, width, scale=1.0):
+    """A weight that the type it is kept in holds exactly, so that keeping it changes nothing."""
+    if kind not in BLOCKS:
+        return draw.normal(rows, width, scale=scale).to(WEIGHTS[kind]).to(F64)
+    limit = abs(BLOCKS[kind])
+    steps = draw.ids(2 * limit - 1, rows, width // 32, 32) - limit + 1
+    places = draw.ids(32, rows, width // 32, 1)
+    steps.scatter_(2, places, BLOCKS[kind])
+    scales = 2.0 ** (draw.ids(3, rows, width // 32, 1).to(F64) - {"q8_0": 8, "q4_0": 4}[kind])
+    return (steps.to(F64) * scales).reshape(rows, width)
 
 
 @family(
-    "linear", [*(f"activation-{kind}" for kind in ["none", *ACTIVATIONS]), *(f"weight-{kind}" for kind in WEIGHTS), "view"],
+    "linear",
+    [*(f"activation-{kind}" for kind in ["none", *ACTIVATIONS]), *(f"weight-{kind}" for kind in KEPT), "view"],
     covers={
         "activation": ["null", *ACTIVATIONS], "bias": ["present", "absent"], "residual": ["present", "absent"],
-        "weight_dtype": WEIGHTS,
+        "weight_dtype": KEPT,
     },
 )  # fmt: skip
 def linear(draw, label, n):
@@ -401,12 +410,16 @@ def linear(draw, label, n):
     what, _, kind = label.partition("-")
     activation = kind if what == "activation" and kind != "none" else ("silu" if what == "weight" and n == 3 else None)
     weight_dtype = kind if what == "weight" else None
-    weight = kept_as(draw, draw.normal(outputs, inputs, scale=inputs**-0.5 * 1.5), weight_dtype or "f32")
+    if kind in BLOCKS:
+        tokens, inputs, outputs = [(3, 32, 5), (1, 64, 3), (5, 32, 2), (2, 96, 3), (7, 32, 1)][n]
+    weight = kept_as(draw, weight_dtype or "f32", outputs, inputs, inputs**-0.5 * 1.5)
     x, bias, residual = draw.normal(tokens, inputs), draw.normal(outputs), draw.normal(tokens, outputs)
     if what == "view":
         x, residual = draw.view(x, ["reversed", "part", "every"][n % 3]), draw.view(residual, "reversed")
     extras = EXTRAS[n] if what != "view" else ("residual",)
     operands = {"x": x, "weight": weight} | {k: v for k, v in (("bias", bias), ("residual", residual)) if k in extras}
+    # What is kept in blocks is not trained.
+    gradients = tuple(key for key in operands if key != "weight" or kind not in BLOCKS)
     function = (lambda y: y) if activation is None else ACTIVATIONS[activation]
 
     def compute(x, weight, bias=None, residual=None):
@@ -423,17 +436,18 @@ def linear(draw, label, n):
         return out
 
     return Case(
-        {"activation": activation}, operands, compute, gradients=tuple(operands), weight_dtype=weight_dtype, again=again,
+        {"activation": activation}, operands, compute, gradients=gradients, weight_dtype=weight_dtype, again=again,
     )  # fmt: skip
 
 
 @family(
-    "linear_backward_input", [f"weight-{kind}" for kind in WEIGHTS], backward=False, covers={"weight_dtype": WEIGHTS},
+    "linear_backward_input", [f"weight-{kind}" for kind in KEPT], backward=False, covers={"weight_dtype": KEPT},
 )  # fmt: skip
 def linear_backward_input(draw, label, n):
     tokens, inputs, outputs = LINEARS[n]
     kind = label.removeprefix("weight-")
-    weight = kept_as(draw, draw.normal(outputs, inputs), kind)
+    inputs = inputs if kind not in BLOCKS else [32, 64, 32, 64, 96][n]
+    weight = kept_as(draw, kind, outputs, inputs)
 
     def compute(d_y, weight):
         x = torch.zeros(len(d_y), inputs, dtype=F64)
@@ -477,14 +491,19 @@ def repeated_ids(draw, rows, count):
     return ids
 
 
-@family("embedding", [f"weight-{kind}" for kind in WEIGHTS], covers={"weight_dtype": WEIGHTS})
+@family(
+    "embedding", {f"weight-{kind}": {"forward": 5, "backward": 5 * (kind in WEIGHTS)} for kind in KEPT},
+    covers={"weight_dtype": {"forward": KEPT, "backward": WEIGHTS}},
+)  # fmt: skip
 def embedding(draw, label, n):
     rows, width, count = EMBEDDINGS[n]
     kind = label.removeprefix("weight-")
-    weight, ids = kept_as(draw, draw.normal(rows, width), kind), repeated_ids(draw, rows, count)
+    width = width if kind not in BLOCKS else [32, 64, 32, 32, 64][n]
+    weight, ids = kept_as(draw, kind, rows, width), repeated_ids(draw, rows, count)
     return Case(
         {}, {"weight": weight, "ids": ids}, lambda weight, ids: F.embedding(ids, weight), gradients=("weight",),
-        weight_dtype=kind, again=lambda weight, ids: torch.tensor([weight[i].tolist() for i in ids.tolist()], dtype=F64),
+        weight_dtype=kind,
+        again=lambda weight, ids: torch.tensor([weight[i].tolist() for i in ids.tolist()], dtype=F64),
     )  # fmt: skip
 
 
@@ -635,8 +654,8 @@ def adamw(draw, label, n):
 
     settings = dict(rate=rate, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=weight_decay, step=step)
     return Case(
-        settings, {"parameter": parameter, "gradient": gradient, "first": first, "second": second}, compute, again=again,
-        outputs=("new_parameter", "new_first", "new_second"),
+        settings, {"parameter": parameter, "gradient": gradient, "first": first, "second": second}, compute,
+        again=again, outputs=("new_parameter", "new_first", "new_second"),
     )  # fmt: skip
 
 
@@ -647,8 +666,8 @@ SAMPLE_LABELS = ["greedy", "ties", "suppressed", "repetition", "all", "top-k-one
 
 
 @family("sample", SAMPLE_LABELS, backward=False, covers={
-    "rows": ["greedy", "ties", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seen", "suppressed", "seed",
-             "stream", "draw"],
+    "rows": ["greedy", "ties", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seen", "suppressed",
+             "seed", "stream", "draw"],
 })  # fmt: skip
 def sample(draw, label, n):
     """Only what leaves one token: no random numbers matter."""
@@ -662,7 +681,8 @@ def sample(draw, label, n):
         one = {}
         if label in ("repetition", "all"):
             # The best is penalized out of its place; ids twice and beyond the vocabulary change nothing.
-            one |= {"repetition_penalty": [1.5, 2.0, 4.0][row % 3], "seen": [order[0], order[-1], order[0], classes + 1]}
+            one["repetition_penalty"] = [1.5, 2.0, 4.0][row % 3]
+            one["seen"] = [order[0], order[-1], order[0], classes + 1]
         if label in ("suppressed", "all"):
             one["suppressed"] = order[: 1 + row % (classes - 1)] + [classes, 2**32 - 1]
         if label == "all":

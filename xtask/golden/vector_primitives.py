@@ -97,18 +97,21 @@ COPY_FLOATS = {
 }  # fmt: skip
 TRUNCATED = [0, -0.0, 0.5, 0.9999999403953552, 1, 1.5, 2.9999, -0.5, -1, -7.25, 16777216, 2147483648, 4294967040,
              4294967296, 1e10, 3e38, -3e38, 33.75]  # fmt: skip
-BITS = [0x0000, 0x8000, 0x0001, 0x03FF, 0x0400, 0x3C00, 0x3C01, 0x4248, 0x7BFF, 0xFBFF, 0xB555, 0x0012, 0x5640]
+# Patterns of f16 and bf16; the second list has numbers below the normal ones, in bf16 as few as f32's.
+BITS = [0x0000, 0x8000, 0x03FF, 0x0400, 0x3C00, 0x3C01, 0x4248, 0x7BFF, 0xFBFF, 0xB555, 0x5640]
+LOW_BITS = [0x0001, 0x8001, 0x0012, 0x0040, 0x807F, 0x0080, 0x3C00]
 BIG = [0, 1, 7, 255, 256, 257, 2049, 65504, 65519, 16777215, 16777216, 2147483648, 4294967040]
 COPIES = ["random", "view", "from-f16", "from-bf16", "from-u32"]
 COPY_LABELS = {
     **{f"{dtype}-{what}": 1 for dtype in ("float", "f32", "f64", "u32", "f16", "bf16") for what in COPIES},
     **{f"{dtype}-{what}": 1 for dtype in ("f16", "bf16") for what in ("ties", "overflow", "denormals", "signs")},
-    "u32-truncation": 2, "u32-from-f16-clamped": 1, "bf16-from-u32-rounds-once": 1,
+    "float-from-f16-denormals": 1, "float-from-bf16-denormals": 1, "u32-truncation": 2,
+    "u32-from-f16-clamped": 1, "bf16-from-u32-rounds-once": 1,
 }  # fmt: skip
 
 
-def from_bits(dtype):
-    return torch.tensor(BITS, dtype=torch.int32).to(torch.int16).view(dtype)
+def from_bits(dtype, bits=BITS):
+    return torch.tensor(bits, dtype=torch.int32).to(torch.int16).view(dtype)
 
 
 @family("copy", COPY_LABELS, backward=False, covers={"dtype": ["float", "f32", "f64", "f16", "bf16", "u32"]})
@@ -129,6 +132,8 @@ def copy(draw, label, n):
             x = torch.tensor([0.0, -0.0, 1.0078125, -3.140625, 65280, 65536, 2.0**-24, 2.0**-25, -1e-6, 1e38]).to(BF16)
         elif dtype == "bf16" and what == "from-f16":
             x = torch.cat([x, halfway(8).to(F16)])
+    elif what.endswith("-denormals"):
+        x, name = from_bits(TORCH[what.split("-")[1]], LOW_BITS), "raw.x"
     elif what == "from-f16-clamped":
         x, name = torch.tensor([-1, -0.5, -65504, 65504, 0.99951171875, 3.998046875], dtype=F64).to(F16), "raw.x"
     elif what == "from-u32":
@@ -139,13 +144,13 @@ def copy(draw, label, n):
             x = torch.cat([x[:9], torch.tensor([65520, 4294967040, 2051, 2053])])
     elif what == "from-u32-rounds-once":
         # Between two neighbours 65536 apart, just above halfway: f32 would make it halfway.
-        x, name = torch.tensor([16777216 + 65536 + 1, 16777216 + 65536, 16777216 + 65536 - 1, 33554432 + 131073]), "raw.x"
+        middle = 16777216 + 65536
+        x, name = torch.tensor([middle + 1, middle, middle - 1, 2 * middle + 1]), "raw.x"
     elif what == "ties":
         x = halfway({"f16": 11, "bf16": 8}[dtype])
     elif what == "signs":
         x = torch.tensor([0.0, -0.0, 1.0, -1.0, 2.5, -2.5, 1e-30, -1e-30], dtype=F64)
-        x = exact(x) if dtype == "bf16" else x * torch.tensor([1, 1, 1, 1, 1, 1, 1e22, 1e22], dtype=F64)
-        x = exact(x)
+        x = exact(x if dtype == "bf16" else x * torch.tensor([1, 1, 1, 1, 1, 1, 1e22, 1e22], dtype=F64))
     elif what == "truncation":
         values = torch.tensor(TRUNCATED, dtype=F64)
         x = exact(values if n == 0 else torch.cat([draw.uniform(-3, 3, 9), draw.uniform(0, 4e9, 9)]))
@@ -223,7 +228,7 @@ def write(draw, label, n):
 # unary
 
 UNARY = {
-    "negate": (torch.neg, lambda x: -x, [0.0, -0.0, 1e30, -1e-30, 3e38, 2.0**-130]),
+    "negate": (torch.neg, lambda x: -x, [0.0, -0.0, 1e30, -1e-30, 3e38, 1.2e-38]),
     "exp": (torch.exp, mpmath.exp, [0.0, -0.0, 88, -87, 1e-6, -1e-6, 20.5, -20.5]),
     "log": (torch.log, mpmath.log, [1e-30, 1e30, 3e38, 1.2e-38, 0.5, 2, 10]),
     "sqrt": (torch.sqrt, mpmath.sqrt, [1e-30, 1e30, 4, 2, 3e38, 1.2e-38]),
@@ -245,16 +250,20 @@ def unary(draw, kind, n):
         x = draw.normal(*shape, scale=2.0)
     step = "absolute" if kind not in ("log", "sqrt", "reciprocal") else "relative"
     if n == 3:
-        rest = x[: 33 - len(special)]
-        values = special if not draw.backward else [v for v in special if kind != "reciprocal" or 1e-18 < abs(v) < 1e18]
-        x = torch.cat([exact(torch.tensor(values, dtype=F64)), rest])
+        if draw.backward:  # where the derivative is within f32, too
+            limits = {"reciprocal": 1e18, "log": 1e30, "exp": 50}.get(kind, 1e38)
+            special = [v for v in special if abs(v) <= limits and (v == 0 or abs(v) >= 1 / limits)]
+        x = torch.cat([exact(torch.tensor(special, dtype=F64)), x[len(special) :]])
         step = "relative" if kind in ("negate", "log", "sqrt", "reciprocal") else step
     if kind == "sqrt" and not draw.backward and n == 1:
         x[0] = 0.0
     operand = x
     if n == 4:
         operand = draw.view(x, "reversed")
-    return Case({"kind": kind}, {"x": operand}, lambda x: function(x), gradients=("x",), again=lambda x: mapped(slow, x), step=step)
+    return Case(
+        {"kind": kind}, {"x": operand}, lambda x: function(x), gradients=("x",), again=lambda x: mapped(slow, x),
+        step=step,
+    )  # fmt: skip
 
 
 # binary
@@ -407,17 +416,12 @@ def reduce(draw, label, n):
             out.append(lane[best] if kind == "maximum" else best)
         return out
 
-    def first_of_the_greatest(x):
-        assert x.max(axis).indices.flatten().tolist() == [int(v) for v in again_places(x)]
-
-    def again_places(x):
-        lanes = numpy.moveaxis(x.detach().numpy(), axis, -1).reshape(-1, x.shape[axis]).tolist()
-        return [lane.index(max(lane)) for lane in lanes]
-
-    if what == "ties":
-        first_of_the_greatest(x)
+    if what == "ties":  # torch takes the first of the greatest
+        assert x.max(1).indices.tolist() == [lane.index(max(lane)) for lane in x.tolist()]
     operand = draw.view(x, "reversed") if what == "view" else x
-    return Case({"axis": axis, "kind": kind}, {"x": operand}, compute, gradients=("x",), again=again, step=step, plain=plain)
+    return Case(
+        {"axis": axis, "kind": kind}, {"x": operand}, compute, gradients=("x",), again=again, step=step, plain=plain,
+    )  # fmt: skip
 
 
 # matmul
@@ -443,8 +447,8 @@ def matmul(draw, label, n):
         a, b, step = draw.spread(10, 15, 3, 5), draw.spread(-15, -10, 5, 4), "relative"
     operands = {"a": a, "b": b}
     if label == "view":
-        how = [("reversed", None), (None, "reversed"), ("reversed", "part"), ("every", "reversed"), ("part", "every")][n]
-        operands = {key: x if by is None else draw.view(x, by) for (key, x), by in zip(operands.items(), how)}
+        hows = [("reversed", None), (None, "reversed"), ("reversed", "part"), ("every", "reversed"), ("part", "every")]
+        operands = {key: x if by is None else draw.view(x, by) for (key, x), by in zip(operands.items(), hows[n])}
 
     def again(a, b):
         batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
@@ -455,7 +459,9 @@ def matmul(draw, label, n):
             for left, right in zip(a, b) for row in left for j in range(len(right[0]))
         ]  # fmt: skip
 
-    return Case({}, operands, lambda a, b: a @ b, gradients=("a", "b"), again=again, step=step, features=(f"form={label}",))
+    return Case(
+        {}, operands, lambda a, b: a @ b, gradients=("a", "b"), again=again, step=step, features=(f"form={label}",),
+    )  # fmt: skip
 
 
 # gather_rows, scatter_rows

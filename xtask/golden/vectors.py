@@ -20,6 +20,7 @@ other bytes.
 import argparse
 import collections
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -31,13 +32,13 @@ from safetensors.torch import save_file
 sys.dont_write_bytecode = True  # leaves no caches beside the sources
 
 import reference
-from precision import F32, F64, OnlyFloat64
 import vector_attention  # noqa: F401 (these register their families)
 import vector_fused  # noqa: F401
 import vector_primitives  # noqa: F401
+from precision import F32, F64, OnlyFloat64
 from vector_case import FAMILIES, LEAST, Draw, View, exact, tensor
 
-DRAWS = 30
+DRAWS = 30  # of a small case, until it proves something
 EXACT = 1e-13  # how near a second computation must be, as a part of the greatest value
 DIFFERENCES = 1e-6  # and the differences of the forward, as a part of the sum of magnitudes
 U32 = torch.uint32
@@ -162,7 +163,8 @@ def check(name, case):
         fail(name, f"nothing is all equal, though it is said that {case.plain}")
     for key, operand in case.operands.items():
         value = operand.flat if isinstance(operand, View) else operand
-        if value.dtype == F64 and key not in case.saved and not torch.equal(exact(value).nan_to_num(), value.nan_to_num()):
+        kept = exact(value) if value.dtype == F64 and key not in case.saved else value
+        if not torch.equal(kept.nan_to_num(), value.nan_to_num()):
             fail(name, f"{key} is not exact in f32")
         if key.startswith("d_") and is_plain(value) and value.numel() > 1:
             fail(name, f"the cotangent {key} is constant")
@@ -244,6 +246,12 @@ def features(op, case):
     return found
 
 
+def documented():
+    """Operations of the tables in docs/case-format.md."""
+    text = (Path(__file__).parents[2] / "docs/case-format.md").read_text()
+    return re.findall(r"^\| `(\w+)` \|", text[text.index("## Operations") :], re.MULTILINE)
+
+
 def table(counts, wanted):
     """The lines of the table, and those of what is missing."""
     lines, missing = [], []
@@ -291,6 +299,7 @@ def make(directory, only, seed, report):
         sys.exit(f"no case has {only} in its name")
     if report:
         lines, missing = table(counts, wanted)
+        missing += [f"{op}: no cases" for op in documented() if not counts[op, "", "forward"]]
         print(f"{'operation':24} {'attribute or case':28} {'forward':>7} {'backward':>8}")
         print("\n".join(lines))
         if missing and only is None:

@@ -75,7 +75,8 @@ pub(super) fn accumulate<B: Backend>(
         None => {
             let mut ids = vec![layout.offset() as u32];
             for &(size, stride) in &dimensions {
-                ids = ids.iter().flat_map(|first| (0..size).map(move |index| first + (index * stride) as u32)).collect();
+                ids =
+                    ids.iter().flat_map(|first| (0..size).map(move |index| first + (index * stride) as u32)).collect();
             }
             let gradient = device.reshape(&gradient, &[ids.len(), 1])?;
             let sum = so_far.map_or_else(|| zeros(device, elements), Ok)?.view(&[elements, 1])?;

@@ -173,4 +173,3 @@ fn exactly<T, const N: usize>(saved: impl IntoIterator<Item = T>) -> Result<[T; 
 fn without_gradient(what: &str) -> Error {
     Error::Input(format!("{what}: no gradient goes through this; pause the tape, or compute without it"))
 }
-

@@ -237,7 +237,11 @@ impl<B: Backend> Autodiff<B> {
     /// What the tape holds on to: for each entry in order, the operation and the elements of each tensor it saved.
     pub fn saved(&self) -> Vec<(&'static str, Vec<usize>)> {
         let elements = |x: &TensorOf<B>| x.shape().elements();
-        lock(&self.tape).entries.iter().map(|entry| (entry.operation, entry.saved.iter().map(elements).collect())).collect()
+        lock(&self.tape)
+            .entries
+            .iter()
+            .map(|entry| (entry.operation, entry.saved.iter().map(elements).collect()))
+            .collect()
     }
 
     /// Forgets what was recorded.

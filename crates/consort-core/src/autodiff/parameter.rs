@@ -34,18 +34,12 @@ impl<B: Backend> Parameter<B> {
         dtype: DType,
     ) -> Result<Self> {
         let table = parts.iter().any(|part| part.shape()[0] > 1);
-        let shape =
-            if table { Shape::new(&weight::concatenated_shape(parts)?)? } else { Shape::new(&[elements])? };
+        let shape = if table { Shape::new(&weight::concatenated_shape(parts)?)? } else { Shape::new(&[elements])? };
         let value = Mutex::new(Tensor::new(buffer, shape, dtype));
         Ok(Self { leaf, shape, slots: slots(parts), value, packed: None })
     }
 
-    pub(super) fn weight(
-        leaf: u64,
-        parts: &[StoredTensor],
-        packed: WeightOf<B>,
-        device: &Device<B>,
-    ) -> Result<Self> {
+    pub(super) fn weight(leaf: u64, parts: &[StoredTensor], packed: WeightOf<B>, device: &Device<B>) -> Result<Self> {
         let sizes = [packed.outputs(), packed.inputs()];
         let value = device.upload(weight::decode(parts, WeightDType::F64, device.float())?, &sizes)?;
         let (shape, value) = (Shape::new(&sizes)?, Mutex::new(value));
@@ -65,7 +59,8 @@ impl<B: Backend> Parameter<B> {
 
     pub(super) fn set(&self, device: &Device<B>, value: TensorOf<B>) -> Result<()> {
         if *value.shape() != self.shape || value.dtype() != device.float() {
-            let found = format!("{} {} for a parameter of {} {}", value.dtype(), value.shape(), device.float(), self.shape);
+            let found =
+                format!("{} {} for a parameter of {} {}", value.dtype(), value.shape(), device.float(), self.shape);
             return Err(Error::shape("set", found));
         }
         let whole = value.layout().is_contiguous() && value.layout().offset() == 0;

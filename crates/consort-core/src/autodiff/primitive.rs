@@ -81,13 +81,16 @@ pub(super) fn rule<B: Backend>(operation: &PrimitiveOf<B>, needs: &[bool]) -> Re
     }))
 }
 
+/// `(x or y, cotangent)` to the gradient.
+type Slope<B> = fn(&Device<B>, TensorOf<B>, TensorOf<B>) -> Result<TensorOf<B>>;
+
 fn unary<B: Backend>(x: &TensorOf<B>, kind: UnaryKind) -> Rule<B> {
-    let from_x = |slope: fn(&Device<B>, TensorOf<B>, TensorOf<B>) -> Result<TensorOf<B>>| {
+    let from_x = |slope: Slope<B>| {
         Rule::of_one([x.clone()], &[], move |device: &Device<B>, saved, d| {
             Ok(smallvec![Some(slope(device, saved[0].clone(), d)?)])
         })
     };
-    let from_y = |slope: fn(&Device<B>, TensorOf<B>, TensorOf<B>) -> Result<TensorOf<B>>| {
+    let from_y = |slope: Slope<B>| {
         Rule::of_one([], &[0], move |device: &Device<B>, saved, d| {
             Ok(smallvec![Some(slope(device, saved[0].clone(), d)?)])
         })
@@ -125,9 +128,9 @@ fn binary<B: Backend>(a: &TensorOf<B>, b: &TensorOf<B>, kind: BinaryKind, needs:
     };
     Some(match kind {
         BinaryKind::Less | BinaryKind::Equal => return None,
-        BinaryKind::Add => Rule::of_one([], &[], move |device, _, d| {
-            back(device, need_a.then(|| d.clone()), need_b.then_some(d))
-        }),
+        BinaryKind::Add => {
+            Rule::of_one([], &[], move |device, _, d| back(device, need_a.then(|| d.clone()), need_b.then_some(d)))
+        }
         BinaryKind::Subtract => Rule::of_one([], &[], move |device, _, d| {
             let d_b = if need_b { Some(device.unary(d.clone(), UnaryKind::Negate)?) } else { None };
             back(device, need_a.then_some(d), d_b)
@@ -137,7 +140,8 @@ fn binary<B: Backend>(a: &TensorOf<B>, b: &TensorOf<B>, kind: BinaryKind, needs:
             let saved = [need_a.then(|| b.clone()), need_b.then(|| a.clone())];
             Rule::of_one(saved.into_iter().flatten(), &[], move |device, saved, d| {
                 let mut factors = saved.into_iter();
-                let d_a = if need_a { factors.next().map(|b| device.multiply(d.clone(), b)).transpose()? } else { None };
+                let d_a =
+                    if need_a { factors.next().map(|b| device.multiply(d.clone(), b)).transpose()? } else { None };
                 let d_b = if need_b { factors.next().map(|a| device.multiply(d, a)).transpose()? } else { None };
                 back(device, d_a, d_b)
             })
