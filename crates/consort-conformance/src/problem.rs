@@ -5,6 +5,7 @@
 //! written to a folder, whichever way it was made.
 
 mod plain;
+mod rows;
 mod run;
 
 use consort_core::{HostData, Layout, WeightDType};

@@ -47,3 +47,36 @@ fn the_oracle_is_within_its_own_bounds() {
         assert!(judgement.passed(), "{label}: {:?}", judgement.failure());
     }
 }
+
+#[test]
+fn rows_alone_have_the_bits_of_rows_in_company() {
+    let device = Device::new(Single::new());
+    let mut operations = std::collections::BTreeSet::new();
+    for (label, problem) in every(&mut Draw::new(3)) {
+        let Some(rows) = problem.rows() else {
+            assert!(problem.restricted(0..1).is_none() && problem.by_row().is_empty(), "{label}");
+            continue;
+        };
+        let whole = problem.run(&device, How::AsAsked).unwrap();
+        let names = problem.by_row();
+        for range in [0..1, 0..rows, 0..rows.div_ceil(2), rows / 2..rows, rows - 1..rows] {
+            // Positions count from the first row of a sequence: 9 and 9 of 17 here.
+            let Some(part) = problem.restricted(range.clone()) else {
+                assert!(label.starts_with("attention") && range.start > 0, "{label} {range:?}");
+                continue;
+            };
+            let found = part.run(&device, How::AsAsked).unwrap_or_else(|error| panic!("{label}: {error}"));
+            for name in &names {
+                let [whole, found] =
+                    [&whole, &found].map(|all| all.iter().find(|output| output.name == *name).unwrap());
+                assert_eq!((whole.sizes[0], found.sizes[0]), (rows, range.len()), "{label} {name}");
+                let width: usize = whole.sizes[1..].iter().product();
+                let expected = &whole.data.to_f64()[range.start * width..range.end * width];
+                assert_eq!(found.data.to_f64(), expected, "{label} {name} {range:?}");
+            }
+            operations.insert(problem.op.clone());
+        }
+    }
+    assert!(operations.len() >= 30, "{operations:?}");
+    println!("{} operations have rows: {operations:?}", operations.len());
+}
