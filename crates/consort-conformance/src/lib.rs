@@ -30,6 +30,7 @@ pub mod measure;
 mod number;
 pub mod pass;
 pub mod problem;
+pub mod self_test;
 
 pub use consort_scalar as oracle;
 
