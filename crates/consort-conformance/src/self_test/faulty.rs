@@ -531,7 +531,7 @@ impl<B: Host> Backend for Faulty<B> {
     }
 
     fn primitive(&self, operation: &mut PrimitiveOf<Self>, _: &Spec) -> Result<Self::Buffer> {
-        let inner = operation.try_map(&mut ToInner(PhantomData))?;
+        let inner = operation.try_map(&mut ToInner::<B>(PhantomData))?;
         let result = match self.wrong(&inner, operation)? {
             Some(wrong) => wrong,
             None => self.inner.primitive(inner)?,
@@ -544,10 +544,10 @@ impl<B: Host> Backend for Faulty<B> {
         if cached && !self.keeps_caches() {
             return Err(unsupported(self, operation.name()));
         }
-        let inner = operation.try_map(&mut ToInner(PhantomData))?;
+        let inner = operation.try_map(&mut ToInner::<B>(PhantomData))?;
         let result = match self.wrong_fused(inner)? {
             Some(wrong) => wrong,
-            None if cached => self.inner.fused(operation.try_map(&mut ToInner(PhantomData))?)?,
+            None if cached => self.inner.fused(operation.try_map(&mut ToInner::<B>(PhantomData))?)?,
             None => return Err(unsupported(self, operation.name())),
         };
         result.iter().map(|x| self.shared(x)).collect()
@@ -580,7 +580,7 @@ impl<B: Host> Backend for Faulty<B> {
     }
 
     fn repack(&self, packed: &Self::Packed, x: &TensorOf<Self>) -> Result<Self::Packed> {
-        let x = ToInner(PhantomData).take(x);
+        let x = ToInner::<B>(PhantomData).take(x);
         self.inner.repack(packed, &x)
     }
 
