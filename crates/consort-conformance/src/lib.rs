@@ -23,11 +23,13 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)
 )]
 
+pub mod codec;
 pub mod compare;
 mod error;
 pub mod golden;
 pub mod measure;
 mod number;
+pub mod ops;
 pub mod pass;
 pub mod problem;
 pub mod self_test;
