@@ -6,10 +6,8 @@
 
 mod fault;
 mod faulty;
-mod run;
 
 pub use self::{
     fault::Fault,
     faulty::{Faulty, Shared},
-    run::{Hunt, Planted, hunt, summary},
 };
