@@ -34,6 +34,7 @@ mod number;
 pub mod ops;
 pub mod pass;
 pub mod problem;
+pub mod self_test;
 
 pub use consort_scalar as oracle;
 
