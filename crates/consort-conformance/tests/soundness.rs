@@ -240,7 +240,8 @@ fn every_liberty_of_a_profile_is_within_its_bounds() {
             let expected = expected(&problem, &profile).unwrap();
             let judgement = judge(&problem.run(&device, How::AsAsked).unwrap(), &expected);
             // Under a loose profile a bound may say little; it must hold all the same.
-            if !(judgement.budget <= 1.0) {
+            let within = judgement.budget <= 1.0;
+            if !within {
                 failures.push(format!("{label}: {:?}", judgement.failure()));
             } else if judgement.budget > most.0 {
                 most = (judgement.budget, label);

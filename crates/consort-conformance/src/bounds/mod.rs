@@ -30,7 +30,12 @@ use self::{
     elementwise::{Elementwise, Number, settled},
     sums::{Terms, confidence},
 };
-use crate::{error::Error, ops::Class, oracle::Oracle, problem::Problem};
+use crate::{
+    error::Error,
+    ops::Class,
+    oracle::Oracle,
+    problem::{Elements, Operand, Problem},
+};
 
 /// An output as it should be.
 #[derive(Clone, Debug)]
@@ -111,6 +116,14 @@ pub(crate) fn in_own_type(problem: &Problem, float: DType) -> Result<Cow<'_, Pro
     let mut problem = Cow::Borrowed(problem);
     if problem.attributes.get("dtype").and_then(Value::as_str) == Some(&float.to_string()) {
         problem.to_mut().attributes.insert("dtype".to_owned(), Value::from("float"));
+    }
+    let own = |operand: &Operand| matches!(&operand.elements, Elements::Exact(data) if data.dtype() == float);
+    if problem.operands.iter().any(|(_, operand)| own(operand)) {
+        for (_, operand) in problem.to_mut().operands.iter_mut().filter(|(_, operand)| own(operand)) {
+            if let Elements::Exact(data) = &operand.elements {
+                operand.elements = Elements::Float(data.to_f64());
+            }
+        }
     }
     Ok(problem)
 }
