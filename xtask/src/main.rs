@@ -9,7 +9,6 @@ mod ci;
 mod compare;
 mod golden;
 mod process;
-mod table;
 mod workspace;
 
 use std::process::ExitCode;
@@ -30,7 +29,7 @@ enum Task {
     Ci,
     /// The tests: `cargo test --workspace`.
     Test,
-    /// Compares backends with the f64 oracle on golden models.
+    /// Shows that backends compute what the f64 oracle does: operations, then whole models.
     Compare(compare::Arguments),
     /// Makes golden models anew, with torch in a virtual environment of its own.
     Golden(golden::Arguments),
@@ -47,7 +46,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Ci => ci::run(),
         Task::Test => ci::test(),
-        Task::Compare(arguments) => compare::run(&arguments),
+        Task::Compare(arguments) => compare::run(arguments),
         Task::Golden(arguments) => golden::run(&arguments),
     };
     match outcome {
