@@ -535,9 +535,7 @@ pub(crate) fn budget(x: f64) -> String {
 
 /// A time with its unit.
 pub(crate) fn time(seconds: f64) -> String {
-    if seconds >= 100.0 {
-        format!("{:.0} s", seconds)
-    } else if seconds >= 0.1 {
+    if seconds >= 0.1 {
         format!("{seconds:.1} s")
     } else {
         format!("{:.1} ms", seconds * 1e3)

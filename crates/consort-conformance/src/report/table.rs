@@ -268,7 +268,7 @@ fn pad(text: &str, width: usize, right: bool) -> String {
 
 fn widths(table: &[Vec<String>]) -> Vec<usize> {
     let columns = table.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column| table.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let width = |column: usize| table.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     (0..columns).map(|column| width(column).unwrap_or(0)).collect()
 }
 

@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use crate::{ops, report::place};
 
+/// Seconds that one case may take unless it is said.
+pub(crate) const LIMIT: &str = "20";
+
 /// Shows that backends compute what the f64 oracle does: operations first, then whole models.
 ///
 /// Without arguments everything runs on every backend that is compiled in and works here. Naming cases, goldens or models
@@ -55,7 +58,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
     /// Seconds that one case may take; models have thirty times as long for each step.
-    #[arg(long, value_name = "SECONDS", default_value = "20")]
+    #[arg(long, value_name = "SECONDS", default_value = LIMIT)]
     pub(crate) limit: String,
     /// Processes that run cases side by side; times are cleanest with one.
     #[arg(long, value_name = "N")]

@@ -18,7 +18,7 @@ use crate::{
     bounds::Bounded,
     error::Error,
     judge::{self, Worst},
-    problem::{How, Output, Problem},
+    problem::{Elements, How, Output, Problem},
     report::{Direction, Finding, Level},
 };
 
@@ -219,17 +219,25 @@ fn level(op: &str, direction: Direction, before: &Counted, after: &Counted) -> O
     }
 }
 
-/// Why nothing can be learnt from a case, if so: the bounds of most of its elements are as wide as the values.
-pub(crate) fn unbounded(expected: &[Bounded]) -> Option<String> {
-    let (mut wide, mut all) = (0usize, 0usize);
-    for output in expected {
-        for (value, error) in output.values.iter().zip(&output.errors) {
-            all += 1;
-            // Not `>`: a bound that is NaN is wide.
-            wide += usize::from(!(*error <= 0.5 * value.abs() + 1e-30));
+/// Why nothing can be learnt from a case, if so: most elements may be off by half of their value and more, and not because
+/// they are small beside what goes in and comes out.
+pub(crate) fn unbounded(problem: &Problem, expected: &[Bounded]) -> Option<String> {
+    let greatest = |values: &mut dyn Iterator<Item = f64>| {
+        values.map(f64::abs).filter(|value| value.is_finite()).fold(0.0, f64::max)
+    };
+    let mut scale = greatest(&mut expected.iter().flat_map(|output| output.values.iter().copied()));
+    for (_, operand) in &problem.operands {
+        if let Elements::Float(values) = &operand.elements {
+            scale = scale.max(greatest(&mut values.iter().copied()));
         }
     }
-    (2 * wide > all).then(|| format!("unbounded case: {wide} of {all} elements have a bound above half of their value"))
+    let (mut wide, mut all) = (0usize, 0usize);
+    for (value, error) in expected.iter().flat_map(|output| output.values.iter().zip(&output.errors)) {
+        all += 1;
+        // Not `>`: a bound that is NaN is wide.
+        wide += usize::from(!(*error <= 0.5 * value.abs() + 1e-4 * scale));
+    }
+    (2 * wide > all).then(|| "unbounded case: most elements have a bound above half of their value".to_owned())
 }
 
 #[cfg(test)]

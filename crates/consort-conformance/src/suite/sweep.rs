@@ -8,20 +8,17 @@ use std::{
         mpsc::{self, Sender},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use consort_core::{Policy, WeightDType};
-use proptest::{
-    strategy::BoxedStrategy,
-    test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner},
-};
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
     isolate::{self, Child, Lost},
-    recipe::Recipe,
+    recipe,
     report::{Case, Column, Direction, Finding, Outcome, Source},
 };
 
@@ -65,9 +62,9 @@ pub(crate) struct Job {
 pub(crate) enum Work {
     /// A case by its recipe or its folder.
     Case(Source, Value),
-    /// Draws until one fails.
-    Draws(BoxedStrategy<Recipe>, u32),
-    /// Whole models: the request, what to say where there is no answer.
+    /// So many draws, until one fails.
+    Draws(u32),
+    /// A whole model: the request.
     Model(Value),
 }
 
@@ -75,7 +72,7 @@ impl Work {
     /// How many steps of progress it is.
     pub(crate) fn steps(&self) -> usize {
         match self {
-            Self::Draws(_, count) => *count as usize,
+            Self::Draws(count) => *count as usize,
             Self::Case(..) | Self::Model(_) => 1,
         }
     }
@@ -96,7 +93,7 @@ pub(crate) enum News {
     /// A case came to its end.
     Case(Box<Case>),
     /// An event of a whole model.
-    Model(usize, Value),
+    Model(Value),
     /// This many steps are done without a result of their own.
     Steps(usize),
 }
@@ -159,6 +156,18 @@ pub(crate) fn run(
     });
 }
 
+/// Opens every column's backend and lets it go again: whether it works here.
+pub(crate) fn open(settings: &[Settings], columns: &mut [Column], terms: &Terms) {
+    let shared = Shared { settings, columns: Mutex::new(columns), terms };
+    let (to, _) = mpsc::channel();
+    let mut worker = Worker { shared: &shared, to, child: None, job: 0, last: None };
+    for column in 0..settings.len() {
+        // What comes of it is in the column.
+        let _ = worker.open(column);
+        worker.close();
+    }
+}
+
 /// One thread with at most one process.
 struct Worker<'a> {
     shared: &'a Shared<'a>,
@@ -183,7 +192,7 @@ impl Worker<'_> {
                     self.tell(News::Case(Box::new(case)));
                 }
             }
-            Work::Draws(strategy, count) => self.draws(job, strategy, *count),
+            Work::Draws(count) => self.draws(job, *count),
             Work::Model(request) => self.model(job, request),
         }
     }
@@ -229,14 +238,15 @@ impl Worker<'_> {
         })
     }
 
-    fn draws(&mut self, job: &Job, strategy: &BoxedStrategy<Recipe>, count: u32) {
+    fn draws(&mut self, job: &Job, count: u32) {
+        let Some(strategy) = recipe::strategy(&job.op, job.direction == Direction::Backward) else { return };
         let config = Config { cases: count, max_shrink_iters: SHRINKS, failure_persistence: None, ..Config::default() };
         let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &SEED));
         let done = RefCell::new(0);
         let crashes = RefCell::new(0);
         let failing: RefCell<Option<Case>> = RefCell::new(None);
         let worker = RefCell::new(&mut *self);
-        let result = runner.run(strategy, |recipe| {
+        let result = runner.run(&strategy, |recipe| {
             let mut worker = worker.borrow_mut();
             if isolate::interrupted() || *crashes.borrow() > SHRINKS_OF_CRASHES {
                 return Ok(());
@@ -270,17 +280,15 @@ impl Worker<'_> {
         let (to, at) = (self.to.clone(), self.job);
         let column = job.column;
         let result = self.ask(column, request, self.shared.terms.model_limit, |event| {
-            let _ = to.send((at, News::Model(column, event)));
+            let _ = to.send((at, News::Model(event)));
         });
         let failure = match result {
             Err(Some(Lost::Crashed(how))) => format!("CRASHED: {how}"),
             Err(Some(Lost::TimedOut(limit))) => format!("TIMED OUT: nothing within {} s", limit.as_secs_f64()),
             Ok(()) | Err(_) => return self.tell(News::Steps(1)),
         };
-        self.tell(News::Model(
-            column,
-            json!({"event": "error", "model": job.op, "agrees": false, "error": failure, "failures": [failure]}),
-        ));
+        self.tell(News::Model(json!({"event": "error", "model": job.op, "agrees": false, "error": failure, "failures": [failure]}
+        )));
         self.tell(News::Steps(1));
     }
 
