@@ -23,11 +23,13 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)
 )]
 
+pub mod bounds;
 pub mod codec;
 pub mod compare;
 mod error;
 pub mod golden;
 mod isolate;
+pub mod judge;
 pub mod measure;
 mod number;
 pub mod ops;
