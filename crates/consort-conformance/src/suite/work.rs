@@ -1,7 +1,6 @@
 //! Runs a list of jobs on backends, each backend in processes of its own, and gives back what every job came to.
 
 use std::{
-    cell::RefCell,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -12,26 +11,21 @@ use std::{
 };
 
 use consort_core::{Policy, WeightDType};
-use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
     isolate::{self, Child, Lost},
-    recipe,
     report::{Case, Column, Direction, Finding, Outcome, Source},
+    sweep,
 };
 
 /// Longest time that opening a backend may take.
 const OPENING: Duration = Duration::from_secs(120);
 /// Longest time that a process may take to end after its last case.
 const CLOSING: Duration = Duration::from_secs(20);
-/// How many smaller draws are tried to find the smallest that fails.
-const SHRINKS: u32 = 200;
-/// The same for draws that end the process, which take longer.
+/// How many draws that end the process are made smaller.
 const SHRINKS_OF_CRASHES: usize = 12;
-/// Seed of all draws.
-const SEED: [u8; 32] = *b"consort: draws of conformance ..";
 
 /// What a process is started with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -239,41 +233,31 @@ impl Worker<'_> {
     }
 
     fn draws(&mut self, job: &Job, count: u32) {
-        let Some(strategy) = recipe::strategy(&job.op, job.direction == Direction::Backward) else { return };
-        let config = Config { cases: count, max_shrink_iters: SHRINKS, failure_persistence: None, ..Config::default() };
-        let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &SEED));
-        let done = RefCell::new(0);
-        let crashes = RefCell::new(0);
-        let failing: RefCell<Option<Case>> = RefCell::new(None);
-        let worker = RefCell::new(&mut *self);
-        let result = runner.run(&strategy, |recipe| {
-            let mut worker = worker.borrow_mut();
-            if isolate::interrupted() || *crashes.borrow() > SHRINKS_OF_CRASHES {
+        let (mut done, mut crashes) = (0, 0);
+        let mut failing: Option<Case> = None;
+        sweep::proptest(&job.op, job.direction == Direction::Backward, count, &mut |recipe| {
+            // Each crash costs a process, and each hang the limit.
+            if isolate::interrupted() || crashes > SHRINKS_OF_CRASHES {
                 return Ok(());
             }
-            let Ok(case) = serde_json::to_value(&recipe) else { return Ok(()) };
-            let Some(found) = worker.case(job, Source::Draw, &case) else { return Ok(()) };
+            let Ok(case) = serde_json::to_value(recipe) else { return Ok(()) };
+            let Some(found) = self.case(job, Source::Draw, &case) else { return Ok(()) };
             if found.outcome != Outcome::Failed {
-                if failing.borrow().is_none() {
-                    *done.borrow_mut() += 1;
-                    worker.tell(News::Case(Box::new(found)));
+                if failing.is_none() {
+                    done += 1;
+                    self.tell(News::Case(Box::new(found)));
                 }
                 return Ok(());
             }
-            if found.checks.is_empty() {
-                *crashes.borrow_mut() += 1;
-            }
-            *failing.borrow_mut() = Some(found);
-            Err(TestCaseError::fail("disagrees"))
+            crashes += usize::from(found.checks.is_empty());
+            failing = Some(found);
+            Err(String::new())
         });
-        drop(worker);
-        if let Some(failing) = failing.into_inner() {
-            *done.borrow_mut() += 1;
+        if let Some(failing) = failing {
+            done += 1;
             self.tell(News::Case(Box::new(failing)));
-        } else if let Err(TestError::Abort(reason)) = result {
-            self.shared.change(job.column, |column| column.troubles.push(format!("draws of {}: {reason}", job.op)));
         }
-        self.tell(News::Steps((count as usize).saturating_sub(done.into_inner())));
+        self.tell(News::Steps((count as usize).saturating_sub(done)));
     }
 
     fn model(&mut self, job: &Job, request: &Value) {
