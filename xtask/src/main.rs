@@ -31,7 +31,7 @@ enum Task {
     Test,
     /// Shows that backends compute what the f64 oracle does: operations, then whole models.
     Compare(compare::Arguments),
-    /// Makes golden models anew, with torch in a virtual environment of its own.
+    /// Makes golden models and vectors anew, with torch in a virtual environment of its own.
     Golden(golden::Arguments),
 }
 
