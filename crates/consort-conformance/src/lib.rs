@@ -32,6 +32,9 @@ mod number;
 pub mod ops;
 pub mod pass;
 pub mod problem;
+pub mod recipe;
+mod recipes;
+pub mod sweep;
 
 pub use consort_scalar as oracle;
 
