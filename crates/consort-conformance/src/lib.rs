@@ -35,9 +35,12 @@ mod number;
 pub mod ops;
 pub mod pass;
 pub mod problem;
+pub mod recipe;
+mod recipes;
 pub mod report;
 pub mod self_test;
 pub mod suite;
+pub mod sweep;
 
 pub use consort_scalar as oracle;
 
