@@ -27,6 +27,7 @@ pub mod compare;
 mod error;
 pub mod golden;
 pub mod measure;
+pub mod memory;
 mod number;
 pub mod pass;
 pub mod problem;
