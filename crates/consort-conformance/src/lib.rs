@@ -23,12 +23,14 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)
 )]
 
+pub mod codec;
 pub mod compare;
 mod error;
 pub mod golden;
 pub mod measure;
 pub mod memory;
 mod number;
+pub mod ops;
 pub mod pass;
 pub mod problem;
 

@@ -20,10 +20,10 @@
 //! - A buffer is the inner backend's buffer and, where a gradient can reach it, a node. Operations run on the inner device,
 //!   fall-back included, and one whose operands have a node leaves an entry on the tape: what its rule saves, and nothing
 //!   else ([`Autodiff::saved`]).
-//! - A rule ([`primitive`], [`fused`]) is written in operations of the contract: a backend makes a backward fast by having
-//!   the `…Backward` operations natively, and is right without.
+//! - A rule is written in operations of the contract: a backend makes a backward fast by having the `…Backward` operations
+//!   natively, and is right without.
 //! - Views (permuted, sliced, broadcast) are layouts and no operations: a gradient goes back through an operand's strides
-//!   into its whole buffer ([`accumulate`]).
+//!   into its whole buffer.
 //! - Weights, vectors and tables that are loaded are [`Parameter`]s, known by their slots. A weight's master is a tensor of
 //!   the device's float type; what operations compute with is packed from it anew by [`Autodiff::set`]. All uses of a tied
 //!   weight are of one parameter, so its gradient is one sum.
