@@ -33,6 +33,7 @@ mod number;
 pub mod ops;
 pub mod pass;
 pub mod problem;
+pub mod training;
 
 pub use consort_scalar as oracle;
 
