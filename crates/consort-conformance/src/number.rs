@@ -12,3 +12,15 @@ pub(crate) fn optional<S: Serializer>(value: &Option<f64>, to: S) -> Result<S::O
         None => to.serialize_none(),
     }
 }
+
+pub(crate) fn many<S: Serializer>(values: &[f64], to: S) -> Result<S::Ok, S::Error> {
+    struct Number(f64);
+
+    impl serde::Serialize for Number {
+        fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+            one(&self.0, to)
+        }
+    }
+
+    to.collect_seq(values.iter().map(|value| Number(*value)))
+}

@@ -19,16 +19,24 @@
 //! A golden with training has `training.json` (inputs, targets, settings, losses) and `gradients/`, a model directory whose
 //! weights are the gradients: so they go to their slots as weights do.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use consort_core::{
     Backend, DType, Device, Fused, TensorOf, Transformer, WeightDType,
     autodiff::{Autodiff, Gradients, Parameter},
     operation::AdamWSettings,
+    philox,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{compare::FLOORS, error::Error, golden::Golden, measure::Deviation, number, oracle::Single};
+use crate::{
+    compare::{FLOORS, default_profile},
+    error::Error,
+    golden::Golden,
+    measure::Deviation,
+    number,
+    oracle::{Oracle, Single},
+};
 
 /// Greatest error of a gradient in f64: sums of some thousand terms, many layers deep, at 2⁻⁵³ each, and the reference's own.
 pub const BAR_GRADIENT_F64: f64 = 1e-10;
@@ -163,18 +171,10 @@ pub struct TrainingReport {
     pub gradients: Vec<Gradient>,
     /// Slots that only one of model and reference has, or in other sizes.
     pub unmatched: Vec<String>,
-    /// The losses.
-    pub losses: Vec<f64>,
-    /// The reference's.
-    pub expected_losses: Vec<f64>,
-    /// Greatest relative error of a loss.
-    #[serde(serialize_with = "number::one")]
-    pub loss_error: f64,
-    /// The same of scalar f32.
-    #[serde(serialize_with = "number::one")]
-    pub loss_floor: f64,
-    /// The most that it may be.
-    pub loss_bar: f64,
+    /// Before the first step, and after each of a row of steps.
+    pub losses: Curve,
+    /// After one step from where the oracle was before it.
+    pub steps: Curve,
 }
 
 /// One slot's gradient.
@@ -186,7 +186,43 @@ pub struct Gradient {
     #[serde(serialize_with = "number::one")]
     pub floor: f64,
     /// The most that it may be.
+    #[serde(serialize_with = "number::one")]
     pub bar: f64,
+}
+
+/// Losses beside those of the reference.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Curve {
+    /// The losses.
+    #[serde(serialize_with = "number::many")]
+    pub found: Vec<f64>,
+    /// The reference's.
+    #[serde(serialize_with = "number::many")]
+    pub expected: Vec<f64>,
+    /// Relative errors.
+    #[serde(serialize_with = "number::many")]
+    pub errors: Vec<f64>,
+    /// Those of scalar f32.
+    #[serde(serialize_with = "number::many")]
+    pub floors: Vec<f64>,
+    /// The most that they may be.
+    #[serde(serialize_with = "number::many")]
+    pub bars: Vec<f64>,
+}
+
+impl Curve {
+    /// The greatest error; NaN if there is any.
+    pub fn error(&self) -> f64 {
+        greatest(&self.errors)
+    }
+
+    #[allow(clippy::neg_cmp_op_on_partial_ord, reason = "so that NaN fails")]
+    fn failure(&self, what: &str) -> Option<String> {
+        let all = self.errors.iter().zip(&self.bars).zip(self.found.iter().zip(&self.expected)).enumerate();
+        let mut wrong = all.filter(|(_, ((error, bar), _))| !(error <= bar));
+        let (at, ((error, bar), (found, expected))) = wrong.next()?;
+        Some(format!("{what} {at}: loss {found}, expected {expected}: {error:.2e} of it, at most {bar:.2e}"))
+    }
 }
 
 impl TrainingReport {
@@ -205,19 +241,15 @@ impl TrainingReport {
             .into_iter()
             .map(|Gradient { worst, bar, .. }| {
                 format!(
-                    "gradient of {} {:?}: element {:?} is {:e}, expected {:e}: {:.2e} of its scale, at most {bar:e}",
+                    "gradient of {} {:?}: element {:?} is {:e}, expected {:e}: {:.2e} of its scale, at most {bar:.2e}",
                     worst.tensor, worst.sizes, worst.index, worst.actual, worst.expected, worst.error
                 )
             })
             .collect();
         failures
             .extend(self.unmatched.iter().map(|slot| format!("{slot}: no gradient of it in both, in the same sizes")));
-        if !(self.loss_error <= self.loss_bar) {
-            failures.push(format!(
-                "losses {:?}, expected {:?}: {:.2e} of them, at most {:e}",
-                self.losses, self.expected_losses, self.loss_error, self.loss_bar
-            ));
-        }
+        failures.extend(self.steps.failure("after one step from step"));
+        failures.extend(self.losses.failure("after step"));
         failures
     }
 
@@ -231,54 +263,131 @@ impl TrainingReport {
     }
 }
 
-/// Trains a golden on a backend and holds it against the reference. `profile` is the name of what its arithmetic promises.
+/// What any number of backends are held against on one golden, computed once.
+pub struct TrainingReference<'a> {
+    golden: &'a Golden,
+    training: Training,
+    /// Where the oracle was before each step.
+    states: Vec<State>,
+    floors: Floors,
+}
+
+/// Errors of scalar f32.
+struct Floors {
+    gradients: BySlot,
+    /// The greatest so far of some runs that differ by roundings.
+    losses: Vec<f64>,
+    steps: Vec<f64>,
+}
+
+/// Runs of scalar f32 that the noise floor of the loss curve is the greatest of.
+const RUNS: u64 = 4;
+
+impl<'a> TrainingReference<'a> {
+    /// Trains the oracle and scalar f32; `None` for a golden without training.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Malformed`] and [`Error::Model`] name the file that is not what it should be; what the passes
+    /// meet.
+    pub fn compute(golden: &'a Golden) -> Result<Option<Self>, Error> {
+        let Some(training) = Training::read(golden)? else { return Ok(None) };
+        let course = &training.course;
+        let states = run(golden, course, &Device::new(Oracle::new()))?.states;
+        let device = Device::new(Single::new());
+        let mut gradients = None;
+        let mut losses: Vec<f64> = vec![0.0; course.losses.len()];
+        for seed in 0..RUNS {
+            let mut trainer = Trainer::new(golden, &device)?;
+            if seed > 0 {
+                trainer.nudge(seed)?;
+            }
+            let trained = trainer.run(course)?;
+            for (most, error) in losses.iter_mut().zip(relative(&trained.losses, &course.losses)) {
+                *most = most.max(error);
+            }
+            gradients.get_or_insert(trained.gradients);
+        }
+        let mut so_far: f64 = 0.0;
+        for error in &mut losses {
+            so_far = so_far.max(*error);
+            *error = so_far;
+        }
+        let steps = Trainer::new(golden, &device)?.single_steps(course, &states)?;
+        let steps = relative(&steps, course.losses.get(1..).unwrap_or_default());
+        let floors = Floors { gradients: gradients.unwrap_or_default(), losses, steps };
+        Ok(Some(Self { golden, training, states, floors }))
+    }
+
+    /// Trains a backend. `profile` is the name of what its arithmetic promises.
+    ///
+    /// # Errors
+    /// What the passes meet.
+    pub fn train<B: Backend>(&self, device: &Device<B>, profile: &str) -> Result<TrainingReport, Error> {
+        let Training { course, gradients: expected } = &self.training;
+        let mut trainer = Trainer::new(self.golden, device)?;
+        let found = trainer.run(course)?;
+        let steps = trainer.single_steps(course, &self.states)?;
+        let single = device.float() != DType::F64;
+
+        let of_all = expected.values().map(|values| greatest(values)).fold(0.0, f64::max);
+        let mut gradients = Vec::new();
+        let mut unmatched: Vec<String> =
+            expected.keys().filter(|slot| !found.gradients.contains_key(*slot)).cloned().collect();
+        for (slot, (sizes, actual)) in &found.gradients {
+            let Some(expected) = expected.get(slot).filter(|expected| fits(slot, actual, expected)) else {
+                unmatched.push(slot.clone());
+                continue;
+            };
+            let scale = greatest(expected).max(SMALL * of_all);
+            let floor = self.floors.gradients.get(slot);
+            let floor = floor.map_or(f64::NAN, |(_, single)| worst(slot, sizes, single, expected, scale).error);
+            let bar = if single { BAR_GRADIENT_F32.max(FLOORS * floor) } else { BAR_GRADIENT_F64 };
+            gradients.push(Gradient { worst: worst(slot, sizes, actual, expected, scale), floor, bar });
+        }
+        let curve = |found: Vec<f64>, expected: &[f64], floors: &[f64]| Curve {
+            errors: relative(&found, expected),
+            bars: floors
+                .iter()
+                .map(|floor| if single { BAR_LOSS_F32.max(FLOORS * floor) } else { BAR_LOSS_F64 })
+                .collect(),
+            expected: expected.to_vec(),
+            floors: floors.to_vec(),
+            found,
+        };
+        Ok(TrainingReport {
+            model: self.golden.name.clone(),
+            backend: device.backend().name().to_owned(),
+            float: device.float().to_string(),
+            profile: profile.to_owned(),
+            gradients,
+            unmatched,
+            losses: curve(found.losses, &course.losses, &self.floors.losses),
+            steps: curve(steps, course.losses.get(1..).unwrap_or_default(), &self.floors.steps),
+        })
+    }
+}
+
+/// Trains a golden on a backend and holds it against the reference.
 ///
 /// # Errors
-/// What the passes meet; [`Error::Malformed`] for a golden without training.
-pub fn train<B: Backend>(golden: &Golden, device: &Device<B>, profile: &str) -> Result<TrainingReport, Error> {
-    let training = Training::read(golden)?.ok_or_else(|| Error::Malformed {
-        path: golden.directory.join(TRAINING),
-        what: "is not there: this golden has no training".to_owned(),
-    })?;
-    let Training { course, gradients: expected } = &training;
-    let found = run(golden, course, device)?;
-    let single = device.float() != DType::F64;
-    let floors = if single { Some(run(golden, course, &Device::new(Single::new()))?) } else { None };
-
-    let greatest = |values: &[f64]| values.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
-    let of_all = expected.values().map(|values| greatest(values)).fold(0.0, f64::max);
-    let mut gradients = Vec::new();
-    let mut unmatched: Vec<String> =
-        expected.keys().filter(|slot| !found.gradients.contains_key(*slot)).cloned().collect();
-    for (slot, (sizes, actual)) in &found.gradients {
-        let Some(expected) = expected.get(slot).filter(|expected| fits(slot, actual, expected)) else {
-            unmatched.push(slot.clone());
-            continue;
-        };
-        let scale = greatest(expected).max(SMALL * of_all);
-        let floor = match &floors {
-            Some(floors) => {
-                floors.gradients.get(slot).map(|(_, single)| worst(slot, sizes, single, expected, scale).error)
-            }
-            None => Some(0.0),
-        };
-        let floor = floor.unwrap_or(f64::NAN);
-        let bar = if single { BAR_GRADIENT_F32.max(FLOORS * floor) } else { BAR_GRADIENT_F64 };
-        gradients.push(Gradient { worst: worst(slot, sizes, actual, expected, scale), floor, bar });
+/// As [`TrainingReference`]'s; [`Error::Malformed`] for a golden without training.
+pub fn train<B: Backend>(golden: &Golden, device: &Device<B>) -> Result<TrainingReport, Error> {
+    match TrainingReference::compute(golden)? {
+        Some(reference) => reference.train(device, default_profile(device)),
+        None => Err(Error::Malformed {
+            path: golden.directory.join(TRAINING),
+            what: "is not there: this golden has no training".to_owned(),
+        }),
     }
-    Ok(TrainingReport {
-        model: golden.name.clone(),
-        backend: device.backend().name().to_owned(),
-        float: device.float().to_string(),
-        profile: profile.to_owned(),
-        gradients,
-        unmatched,
-        loss_error: loss_error(&found.losses, &course.losses),
-        loss_floor: floors.map_or(0.0, |floors| loss_error(&floors.losses, &course.losses)),
-        loss_bar: if single { BAR_LOSS_F32 } else { BAR_LOSS_F64 },
-        losses: found.losses,
-        expected_losses: course.losses.clone(),
-    })
+}
+
+/// The greatest magnitude; NaN if there is any.
+fn greatest(values: &[f64]) -> f64 {
+    values.iter().fold(0.0, |most: f64, value| if most.is_nan() || most >= value.abs() { most } else { value.abs() })
+}
+
+fn relative(losses: &[f64], expected: &[f64]) -> Vec<f64> {
+    losses.iter().zip(expected).map(|(loss, expected)| (loss - expected).abs() / expected.abs()).collect()
 }
 
 /// A table of token types is used by its first row only: the model has a gradient of that, and the others have none.
@@ -312,57 +421,163 @@ fn worst(slot: &str, sizes: &[usize; 2], actual: &[f64], expected: &[f64], scale
     worst
 }
 
-fn loss_error(losses: &[f64], expected: &[f64]) -> f64 {
-    if losses.len() != expected.len() {
-        return f64::NAN;
-    }
-    let errors = losses.iter().zip(expected).map(|(loss, expected)| (loss - expected).abs() / expected.abs());
-    errors.fold(0.0, |most: f64, error| if most.is_nan() || most >= error { most } else { error })
-}
-
 /// `[outputs, inputs]` and elements of each slot.
-type BySlot = BTreeMap<String, ([usize; 2], Vec<f64>)>;
+pub type BySlot = BTreeMap<String, ([usize; 2], Vec<f64>)>;
 
 /// What training gave.
-pub(crate) struct Trained {
+#[derive(Clone, Debug)]
+pub struct Trained {
     /// Before the first step.
-    pub(crate) gradients: BySlot,
-    pub(crate) losses: Vec<f64>,
+    pub gradients: BySlot,
+    /// Before each step, and after the last.
+    pub losses: Vec<f64>,
+    /// Before each step.
+    states: Vec<State>,
 }
 
-/// Trains for as many steps as there are losses but one.
-pub(crate) fn run<B: Backend>(golden: &Golden, course: &Course, device: &Device<B>) -> Result<Trained, Error> {
-    let tape = Device::new(Autodiff::new(device.clone()));
-    let (dtype, vectors) = match device.float() {
-        DType::F64 => (WeightDType::F64, DType::F64),
-        _ => (WeightDType::F32, DType::F32),
-    };
-    let model = golden.load_as(&tape, dtype, vectors)?;
-    let mut moments: Vec<[TensorOf<B>; 2]> = Vec::new();
-    for parameter in tape.backend().parameters() {
-        let zeros = || device.zeros(*parameter.value().shape(), device.float());
-        moments.push([zeros()?, zeros()?]);
+/// Each parameter's value, first and second moment.
+type State = Vec<[Vec<f64>; 3]>;
+
+/// Trains for as many steps as `course` has losses, but one.
+///
+/// # Errors
+/// What the passes meet.
+pub fn run<B: Backend>(golden: &Golden, course: &Course, device: &Device<B>) -> Result<Trained, Error> {
+    Trainer::new(golden, device)?.run(course)
+}
+
+/// A model under training.
+struct Trainer<B: Backend> {
+    model: Transformer<Autodiff<B>>,
+    parameters: Vec<Arc<Parameter<B>>>,
+    moments: Vec<[TensorOf<B>; 2]>,
+}
+
+impl<B: Backend> Trainer<B> {
+    fn new(golden: &Golden, device: &Device<B>) -> Result<Self, Error> {
+        let tape = Device::new(Autodiff::new(device.clone()));
+        let (dtype, vectors) = match device.float() {
+            DType::F64 => (WeightDType::F64, DType::F64),
+            _ => (WeightDType::F32, DType::F32),
+        };
+        let model = golden.load_as(&tape, dtype, vectors)?;
+        let parameters = tape.backend().parameters();
+        let moments = parameters
+            .iter()
+            .map(|parameter| {
+                let zeros = || device.zeros(*parameter.value().shape(), device.float());
+                Ok([zeros()?, zeros()?])
+            })
+            .collect::<Result<_, Error>>()?;
+        Ok(Self { model, parameters, moments })
     }
-    let mut first = BTreeMap::new();
-    let mut losses = Vec::new();
-    for step in 1..=course.losses.len() {
-        let (loss, gradients) = loss_and_gradients(&model, course)?;
-        losses.push(loss);
-        if step == 1 {
-            first = by_slot(&tape, &gradients)?;
-        }
-        if step == course.losses.len() {
-            break;
-        }
-        for (parameter, moments) in tape.backend().parameters().iter().zip(&mut moments) {
-            adamw_step(&tape, parameter, &gradients, moments, &course.adamw, step)?;
-        }
+
+    fn tape(&self) -> &Autodiff<B> {
+        self.model.device().backend()
     }
-    Ok(Trained { gradients: first, losses })
+
+    fn run(&mut self, course: &Course) -> Result<Trained, Error> {
+        let mut trained = Trained { gradients: BySlot::new(), losses: Vec::new(), states: Vec::new() };
+        for step in 1..=course.losses.len() {
+            let (loss, gradients) = loss_and_gradients(&self.model, course)?;
+            trained.losses.push(loss);
+            if step == 1 {
+                trained.gradients = self.by_slot(&gradients)?;
+            }
+            if step < course.losses.len() {
+                trained.states.push(self.state()?);
+                self.step(&gradients, &course.adamw, step)?;
+            }
+        }
+        Ok(trained)
+    }
+
+    /// For each of `states`, the loss after one step from there.
+    fn single_steps(&mut self, course: &Course, states: &[State]) -> Result<Vec<f64>, Error> {
+        let mut losses = Vec::new();
+        for (state, step) in states.iter().zip(1..) {
+            self.set(state)?;
+            let (_, gradients) = loss_and_gradients(&self.model, course)?;
+            self.step(&gradients, &course.adamw, step)?;
+            losses.push(loss_and_gradients(&self.model, course)?.0);
+        }
+        Ok(losses)
+    }
+
+    fn step(&mut self, gradients: &Gradients<B>, settings: &Settings, step: usize) -> Result<(), Error> {
+        let Settings { rate, beta1, beta2, epsilon, weight_decay } = *settings;
+        let settings = AdamWSettings { rate, beta1, beta2, epsilon, weight_decay, step: step as u32 };
+        let device = self.tape().inner().clone();
+        for (parameter, moments) in self.parameters.iter().zip(&mut self.moments) {
+            let value = parameter.value();
+            let gradient = match gradients.parameter(parameter) {
+                Some(gradient) => gradient,
+                None => device.zeros(*value.shape(), device.float())?,
+            };
+            let [first, second] = moments.clone();
+            let outputs = device.fused(Fused::AdamW { parameter: value, gradient, first, second, settings })?;
+            let outputs = <[TensorOf<B>; 3]>::try_from(outputs.into_vec());
+            let Ok([value, first, second]) = outputs else {
+                return Err(Error::Elements { what: "adamw".to_owned(), actual: 0, expected: 3 });
+            };
+            *moments = [first, second];
+            self.model.device().backend().set(parameter, value)?;
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> Result<State, Error> {
+        let device = self.tape().inner();
+        let host = |x: &TensorOf<B>| Ok::<_, Error>(device.download(x)?.to_f64());
+        let all = self.parameters.iter().zip(&self.moments);
+        all.map(|(parameter, [first, second])| Ok([host(&parameter.value())?, host(first)?, host(second)?])).collect()
+    }
+
+    fn set(&mut self, state: &State) -> Result<(), Error> {
+        let device = self.tape().inner().clone();
+        for ((parameter, moments), state) in self.parameters.iter().zip(&mut self.moments).zip(state) {
+            let shape = *parameter.value().shape();
+            let [value, first, second] = state;
+            let upload = |values: &[f64]| device.upload_floats(values, shape.sizes());
+            *moments = [upload(first)?, upload(second)?];
+            self.model.device().backend().set(parameter, upload(value)?)?;
+        }
+        Ok(())
+    }
+
+    /// Moves every parameter by about a rounding, up or down: what another order of the same sums might as well have given.
+    fn nudge(&mut self, seed: u64) -> Result<(), Error> {
+        let mut state = self.state()?;
+        for ([values, ..], stream) in state.iter_mut().zip(0..) {
+            for (value, at) in values.iter_mut().zip(0..) {
+                *value *= 1.0 + (-24f64).exp2() * 3.0 * (philox::uniform(seed, stream, at) - 0.5);
+            }
+        }
+        self.set(&state)
+    }
+
+    /// Gradients by slot; zeros where nothing depended on a parameter.
+    fn by_slot(&self, gradients: &Gradients<B>) -> Result<BySlot, Error> {
+        let device = self.tape().inner();
+        let mut all = BTreeMap::new();
+        for parameter in &self.parameters {
+            let values = match gradients.parameter(parameter) {
+                Some(gradient) => device.download(&gradient)?.to_f64(),
+                None => vec![0.0; parameter.value().shape().elements()],
+            };
+            let mut rest = values.as_slice();
+            for (slot, sizes) in parameter.slots() {
+                let (own, later) = rest.split_at(rest.len().min(sizes[0] * sizes[1]));
+                all.insert(slot.clone(), (*sizes, own.to_vec()));
+                rest = later;
+            }
+        }
+        Ok(all)
+    }
 }
 
 /// The mean loss, and the gradients of all parameters.
-pub(crate) fn loss_and_gradients<B: Backend>(
+fn loss_and_gradients<B: Backend>(
     model: &Transformer<Autodiff<B>>,
     course: &Course,
 ) -> Result<(f64, Gradients<B>), Error> {
@@ -384,51 +599,4 @@ pub(crate) fn loss_and_gradients<B: Backend>(
 
 fn slices(all: &[Vec<u32>]) -> Vec<&[u32]> {
     all.iter().map(Vec::as_slice).collect()
-}
-
-/// Gradients by slot; zeros where nothing depended on a parameter.
-fn by_slot<B: Backend>(tape: &Device<Autodiff<B>>, gradients: &Gradients<B>) -> Result<BySlot, Error> {
-    let device = tape.backend().inner();
-    let mut all = BTreeMap::new();
-    for parameter in tape.backend().parameters() {
-        let values = match gradients.parameter(&parameter) {
-            Some(gradient) => device.download(&gradient)?.to_f64(),
-            None => vec![0.0; parameter.value().shape().elements()],
-        };
-        let mut rest = values.as_slice();
-        for (slot, sizes) in parameter.slots() {
-            let (own, later) = rest.split_at(rest.len().min(sizes[0] * sizes[1]));
-            all.insert(slot.clone(), (*sizes, own.to_vec()));
-            rest = later;
-        }
-    }
-    Ok(all)
-}
-
-fn adamw_step<B: Backend>(
-    tape: &Device<Autodiff<B>>,
-    parameter: &Parameter<B>,
-    gradients: &Gradients<B>,
-    moments: &mut [TensorOf<B>; 2],
-    settings: &Settings,
-    step: usize,
-) -> Result<(), Error> {
-    let device = tape.backend().inner();
-    let value = parameter.value();
-    let gradient = match gradients.parameter(parameter) {
-        Some(gradient) => gradient,
-        None => device.zeros(*value.shape(), device.float())?,
-    };
-    let Settings { rate, beta1, beta2, epsilon, weight_decay } = *settings;
-    let settings = AdamWSettings { rate, beta1, beta2, epsilon, weight_decay, step: step as u32 };
-    let [first, second] = moments.clone();
-    let outputs = device.fused(Fused::AdamW { parameter: value, gradient, first, second, settings })?;
-    let mut outputs = outputs.into_iter();
-    match (outputs.next(), outputs.next(), outputs.next()) {
-        (Some(value), Some(first), Some(second)) => {
-            *moments = [first, second];
-            Ok(tape.backend().set(parameter, value)?)
-        }
-        _ => Err(Error::Elements { what: "adamw".to_owned(), actual: 0, expected: 3 }),
-    }
 }
