@@ -23,10 +23,12 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)
 )]
 
+pub mod bounds;
 pub mod codec;
 pub mod compare;
 mod error;
 pub mod golden;
+pub mod judge;
 pub mod measure;
 pub mod memory;
 mod number;
