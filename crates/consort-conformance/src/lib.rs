@@ -29,6 +29,7 @@ pub mod compare;
 mod error;
 pub mod golden;
 pub mod judge;
+pub mod lockstep;
 pub mod measure;
 pub mod memory;
 mod number;

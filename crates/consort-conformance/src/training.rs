@@ -577,7 +577,7 @@ impl<B: Backend> Trainer<B> {
 }
 
 /// The mean loss, and the gradients of all parameters.
-fn loss_and_gradients<B: Backend>(
+pub(crate) fn loss_and_gradients<B: Backend>(
     model: &Transformer<Autodiff<B>>,
     course: &Course,
 ) -> Result<(f64, Gradients<B>), Error> {
