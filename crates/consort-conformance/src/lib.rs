@@ -36,6 +36,7 @@ mod number;
 pub mod ops;
 pub mod pass;
 pub mod problem;
+pub mod self_test;
 pub mod training;
 
 pub use consort_scalar as oracle;
