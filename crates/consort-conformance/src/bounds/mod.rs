@@ -30,12 +30,7 @@ use self::{
     elementwise::{Elementwise, Number, settled},
     sums::{Terms, confidence},
 };
-use crate::{
-    error::Error,
-    ops::Class,
-    oracle::Oracle,
-    problem::{How, Problem},
-};
+use crate::{error::Error, ops::Class, oracle::Oracle, problem::Problem};
 
 /// An output as it should be.
 #[derive(Clone, Debug)]
@@ -94,7 +89,7 @@ pub(crate) fn bounded(problem: &Problem, profile: &Profile, inputs: Inputs) -> R
     let device = Device::new(Bounds::with_inputs(profile.clone(), problem.random, inputs));
     let forward = problem.backward.is_none();
     let mut outputs = Vec::new();
-    for (name, output) in problem.outputs(&device, How::AsAsked)? {
+    for (name, output) in problem.outputs(&device)? {
         let mut values = device.download(&output)?.to_f64();
         let mut errors = device.backend().errors(&output)?;
         if forward && operation.name == "fill" {
