@@ -294,7 +294,7 @@ impl Judge {
         let bounded = expected(&problem, &self.profile)?;
         let judgement = judge(&outputs, &bounded);
         let mut found = self.found();
-        found.count(seen, judgement.budget, !judgement.vague.is_empty());
+        found.count(seen, judgement.budget, !judgement.tells);
         if !beyond(judgement.budget) {
             return Ok(());
         }
@@ -357,7 +357,13 @@ impl Judge {
     }
 
     /// Writes the first guilty operation of each kind as a case, small where it is as wrong when it is small.
-    fn write(&self, seen: &Seen<'_>, problem: Problem, budget: f64, found: &mut Found) -> Result<Option<Replay>, Error> {
+    fn write(
+        &self,
+        seen: &Seen<'_>,
+        problem: Problem,
+        budget: f64,
+        found: &mut Found,
+    ) -> Result<Option<Replay>, Error> {
         let Some((folder, backend)) = &self.cases else { return Ok(None) };
         if !found.written.insert(seen.operation.to_owned()) {
             return Ok(None);
@@ -371,7 +377,10 @@ impl Judge {
         CaseFile::write(&problem, None, &directory)?;
         let Self { model, dtype, .. } = self;
         let Seen { place, operation, .. } = seen;
-        comment(&directory, &format!("{operation} at {place} of {model} in {dtype} on {backend}: budget used {budget:.3}"))?;
+        comment(
+            &directory,
+            &format!("{operation} at {place} of {model} in {dtype} on {backend}: budget used {budget:.3}"),
+        )?;
         let command = format!("cargo xtask compare --backend {backend} --cases {}", directory.display());
         Ok(Some(Replay { case: directory, command, alone }))
     }
@@ -401,7 +410,8 @@ const SMALL_CASE: usize = 1 << 16;
 
 /// The problem with fewer rows, ids of a smaller table, or fewer outputs of a weight, as far as it stays as wrong.
 fn smaller(mut problem: Problem, wrong: &dyn Fn(&Problem) -> bool) -> Problem {
-    let elements = |problem: &Problem| problem.operands.iter().map(|(_, operand)| operand.elements.len()).sum::<usize>();
+    let elements =
+        |problem: &Problem| problem.operands.iter().map(|(_, operand)| operand.elements.len()).sum::<usize>();
     if elements(&problem) <= SMALL_CASE {
         return problem;
     }
@@ -438,11 +448,14 @@ fn smaller_table(problem: &Problem) -> Option<Problem> {
     let Elements::Exact(HostData::U32(all)) = &ids.elements else { return None };
     let Elements::Float(values) = &table.elements else { return None };
     let rows = *table.layout.shape().sizes().first()?;
-    if ids.layout != Layout::contiguous(*ids.layout.shape()) || table.layout != Layout::contiguous(*table.layout.shape()) {
+    if ids.layout != Layout::contiguous(*ids.layout.shape())
+        || table.layout != Layout::contiguous(*table.layout.shape())
+    {
         return None;
     }
     let width = values.len().checked_div(rows)?;
-    let used: Vec<u32> = BTreeSet::from_iter(all.iter().copied().filter(|id| (*id as usize) < rows)).into_iter().collect();
+    let used: Vec<u32> =
+        BTreeSet::from_iter(all.iter().copied().filter(|id| (*id as usize) < rows)).into_iter().collect();
     let place = |id: &u32| used.binary_search(id).map_or(u32::MAX, |at| at as u32);
     let kept = used.iter().filter_map(|&id| values.get(id as usize * width..(id as usize + 1) * width));
     let kept: Vec<f64> = kept.flatten().copied().collect();
@@ -481,10 +494,10 @@ fn with_outputs(problem: &Problem, outputs: Range<usize>) -> Option<Problem> {
             "weight" => {
                 let width = *layout.shape().sizes().get(1)?;
                 let rows = values.get(outputs.start * width..outputs.end * width)?;
-                operands.push((name.clone(), Operand {
-                    elements: Elements::Float(rows.to_vec()),
-                    layout: Layout::contiguous(*layout.shape()),
-                }));
+                operands.push((
+                    name.clone(),
+                    Operand { elements: Elements::Float(rows.to_vec()), layout: Layout::contiguous(*layout.shape()) },
+                ));
                 continue;
             }
             _ => operand.elements.clone(),

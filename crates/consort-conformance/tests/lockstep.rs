@@ -235,7 +235,8 @@ fn one_dropped_term_is_found_in_every_product() {
     let folder = Folder::new();
     let report = found("llama", Planted(Fault::DroppedTerm, ""), Some(&folder.0));
     let places: Vec<&str> = report.guilty.iter().map(|guilty| guilty.place.as_str()).collect();
-    let all = ["decoder.0.attention", "decoder.0.feed_forward", "decoder.1.attention", "decoder.1.feed_forward", "head"];
+    let all =
+        ["decoder.0.attention", "decoder.0.feed_forward", "decoder.1.attention", "decoder.1.feed_forward", "head"];
     assert_eq!(places, all);
     // Of one kind of operation one case is enough.
     assert_eq!(cases(&folder.0).unwrap().len(), 1);
