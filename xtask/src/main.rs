@@ -32,7 +32,7 @@ enum Task {
     Test,
     /// Compares backends with the f64 oracle on golden models.
     Compare(compare::Arguments),
-    /// Makes golden models anew, with torch in a virtual environment of its own.
+    /// Makes golden models and vectors anew, with torch in a virtual environment of its own.
     Golden(golden::Arguments),
 }
 

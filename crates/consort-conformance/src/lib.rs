@@ -23,10 +23,12 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)
 )]
 
+pub mod bounds;
 pub mod codec;
 pub mod compare;
 mod error;
 pub mod golden;
+pub mod judge;
 pub mod measure;
 mod number;
 pub mod ops;
@@ -34,6 +36,7 @@ pub mod pass;
 pub mod problem;
 pub mod recipe;
 mod recipes;
+pub mod self_test;
 pub mod sweep;
 
 pub use consort_scalar as oracle;
