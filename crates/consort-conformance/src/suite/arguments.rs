@@ -125,7 +125,8 @@ impl Arguments {
 
     /// Whether anything is named that is not an operation, so that not everything is meant.
     pub(crate) fn names_something(&self) -> bool {
-        self.case.is_some() || !self.cases.is_empty() || !self.goldens.is_empty() || !self.models.is_empty()
+        let folders = [&self.cases, &self.goldens, &self.models];
+        self.case.is_some() || self.only.is_some() || folders.into_iter().any(|given| !given.is_empty())
     }
 }
 
