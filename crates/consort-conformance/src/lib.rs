@@ -30,7 +30,9 @@ mod error;
 pub mod golden;
 mod isolate;
 pub mod judge;
+pub mod lockstep;
 pub mod measure;
+pub mod memory;
 mod number;
 pub mod ops;
 pub mod pass;
@@ -41,6 +43,7 @@ pub mod report;
 pub mod self_test;
 pub mod suite;
 pub mod sweep;
+pub mod training;
 
 pub use consort_scalar as oracle;
 
