@@ -9,6 +9,7 @@ Each case becomes a directory OUT_DIR/NAME:
     model.safetensors                     the parameters, in the dtype of the case (or several shards)
     case.json                             family, prompt, greedy continuation, tensors of no use
     expected.safetensors                  logits, hidden states and attention weights, all float64
+    training.json, gradients              of some: a loss, its gradients, and losses of AdamW (training.py)
 
 The reference takes the stored (rounded) parameters exactly and computes in float64 throughout;
 precision.py enforces it. The script fails if a tensor or option could be ignored unnoticed, if the
@@ -36,6 +37,7 @@ import checks
 import families
 import paper
 import reference
+import training
 from precision import F32, F64, OnlyFloat64
 
 # Draws are repeated until greedy decoding is a discriminating and robust test.
@@ -131,6 +133,14 @@ def make(case, sizes, seed, directory, thorough):
         written = json.loads((directory / "config.json").read_text())
         write_json(directory / "config.v4.json", families.transformers_4_style(case, written))
     save_file(result, directory / "expected.safetensors")
+    losses = None
+    if case.name in training.SMOOTHING:
+        special = {getattr(config, f"{kind}_token_id", None) for kind in ("pad", "eos", "bos")}
+
+        def draw(vocabulary, length, key):
+            return draw_tokens(vocabulary, length, special, seed, case.name, "training", key)
+
+        losses = training.of_transformers(case, model, draw, directory, thorough)
 
     if not thorough:
         return None
@@ -142,12 +152,13 @@ def make(case, sizes, seed, directory, thorough):
     sd, peak = checks.spread(case, result)
     tensor = checks.every_tensor_matters(case, model, result, tokens, decoder_tokens, unused)
     option = checks.every_option_matters(case, model, result, tokens, decoder_tokens)
-    return report(sd, peak, tensor, option)
+    return report(sd, peak, tensor, option, losses=losses)
 
 
-def report(sd, peak, tensor, option=None):
+def report(sd, peak, tensor, option=None, losses=None):
     least = f"least movement: tensor {tensor:.1e}" + ("" if option is None else f", option {option:.1e}")
-    return f"spread {sd:.2f}, attention above uniform {peak:.2f}, {least}"
+    trained = "" if losses is None else f", loss {losses[0]:.2f} to {losses[1]:.2f}"
+    return f"spread {sd:.2f}, attention above uniform {peak:.2f}, {least}{trained}"
 
 
 def make_paper(sizes_name, sizes, seed, directory, thorough):
@@ -182,6 +193,11 @@ def make_paper(sizes_name, sizes, seed, directory, thorough):
         directory / "case.json",
         {"family": paper.NAME, "tokens": tokens, "decoder_tokens": decoder_tokens, "greedy": chosen, "unused": []},
     )
+
+    def draw(vocabulary, length, key):
+        return draw_tokens(vocabulary, length, {0}, seed, paper.NAME, "training", key)
+
+    losses = training.of_paper(shape, exact, sizes.vocabulary, draw, directory, thorough)
     if not thorough:
         return None
     paper.check(shape, exact, result)
@@ -198,7 +214,7 @@ def make_paper(sizes_name, sizes, seed, directory, thorough):
             checks.fail(case, f"{name} has no effect ({move:g})")
         else:
             least = min(least, move)
-    return report(sd, peak, least)
+    return report(sd, peak, least, losses=losses)
 
 
 def main():
@@ -233,7 +249,7 @@ def main():
         with tempfile.TemporaryDirectory() as again:
             again = Path(again)
             maker(again, False)
-            files = sorted(file.name for file in again.iterdir())
+            files = sorted(str(file.relative_to(again)) for file in again.rglob("*") if file.is_file())
             _, different, missing = filecmp.cmpfiles(directory, again, files, shallow=False)
             if different or missing:
                 sys.exit(f"{name}: a second run gave other files: {different + missing}")

@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod autodiff;
 pub mod backend;
 mod blocks;
 pub mod cache;
