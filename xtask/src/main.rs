@@ -10,6 +10,7 @@ mod compare;
 mod golden;
 mod new_backend;
 mod process;
+mod rehearsal;
 mod table;
 mod workspace;
 
