@@ -17,8 +17,8 @@ use crate::{
 pub(crate) const OUTSIDE: &str = "tests/outside";
 /// A backend that nobody has.
 const NAME: &str = "abacus";
-/// A model of the tests, and token ids to continue.
-const MODEL: [&str; 4] = ["--model", "tests/golden/llama", "--tokens", "11,36,27,5"];
+/// Continues token ids with a model of the tests.
+const GENERATE: [&str; 6] = ["generate", "--model", "tests/golden/llama", "--tokens", "11,36,27,5", "--raw-tokens"];
 
 /// Makes a backend with `new-backend` in a copy of the workspace and uses it: its tests pass, the command lists it and runs a
 /// model on it, the runner of `compare` has it.
@@ -64,10 +64,9 @@ pub(crate) fn new_backend() -> Result<()> {
     if !listed.starts_with(&format!("{NAME} (default): ")) || listed.lines().count() != 1 {
         bail!("`consort backends` with the feature {NAME} alone printed {listed:?}");
     }
-    let generate = |more: &[&str]| [&["generate"], &MODEL[..], &["--raw-tokens"], more].concat();
-    let tokens = built("consort", &generate(&["--backend", NAME]))?;
+    let tokens = built("consort", &GENERATE)?;
     let scalar = cargo(&["run", "--quiet", "--package", "consort", "--profile", "test", "--"]);
-    let expected = said(here(scalar).args(generate(&[])))?;
+    let expected = said(here(scalar).args(GENERATE))?;
     if tokens != expected {
         bail!("{NAME} continues with {tokens:?}, scalar with {expected:?}");
     }
