@@ -76,7 +76,7 @@ def reload_agrees(case, directory, result, tokens, decoder_tokens):
         with tempfile.TemporaryDirectory() as target:
             target = Path(target)
             for file in directory.iterdir():
-                if file.name != "expected.safetensors":
+                if file.is_file() and file.name != "expected.safetensors":
                     shutil.copy(file, target)
             shutil.copy(directory / style, target / "config.json")
             # Under Float64 the file reader takes "F32" for float64, so the files are widened first.

@@ -11,6 +11,14 @@ from precision import F32, F64
 LEAST = 5  # cases for each value of each attribute
 
 
+class Wrong(Exception):
+    """A case that is not as it should be."""
+
+
+class Redraw(Wrong):
+    """Another draw may do."""
+
+
 @dataclasses.dataclass
 class View:
     """An operand that is a view of a flat tensor."""
@@ -33,7 +41,7 @@ class Case:
     compute: object  # takes the operands by name (without "raw.") and gives the outputs
     outputs: tuple = ("y",)
     gradients: tuple = ()  # operands whose gradients a backward case expects
-    cotangents: tuple = None  # for each output whether it has one; the first alone by default
+    cotangents: dict = None  # of a backward case: for each output the name of its cotangent; the first alone has one
     weight_dtype: str = None
     saved: tuple = ()  # operands that a forward saved: not rounded, or the rounding would be an error of the case
     features: tuple = ()  # counted in the table beside the attributes

@@ -27,7 +27,7 @@ enum Step {
     Run(Command),
     /// A fuzz package, whose own dependencies need a C++ compiler.
     Fuzz(PathBuf),
-    /// `cargo xtask compare`, in this process.
+    /// `cargo xtask compare --quick`.
     Compare,
     /// A backend made, built and used in a copy of the workspace.
     NewBackend,
@@ -109,7 +109,7 @@ impl Step {
         match self {
             Self::Run(command) => shown(command),
             Self::Fuzz(manifest) => shown(&check_fuzz(manifest, &[])),
-            Self::Compare => "cargo xtask compare".to_owned(),
+            Self::Compare => "cargo xtask compare --quick".to_owned(),
             Self::NewBackend => "cargo xtask new-backend, in a copy".to_owned(),
             Self::Outside => format!("cargo test --manifest-path {}/Cargo.toml", rehearsal::OUTSIDE),
         }
@@ -134,7 +134,7 @@ impl Step {
                 }
                 status(&mut check_fuzz(manifest, &[]))?.success()
             }
-            Self::Compare => matches!(compare::run(&compare::Arguments::default())?, Outcome::Done),
+            Self::Compare => matches!(compare::quick()?, Outcome::Done),
             Self::NewBackend if !rehearsal::has_git() => {
                 return Ok(Ended::Skipped("git cannot say which files make this workspace".to_owned()));
             }

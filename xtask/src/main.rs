@@ -11,7 +11,6 @@ mod golden;
 mod new_backend;
 mod process;
 mod rehearsal;
-mod table;
 mod workspace;
 
 use std::process::ExitCode;
@@ -32,7 +31,7 @@ enum Task {
     Ci,
     /// The tests: `cargo test --workspace`.
     Test,
-    /// Compares backends with the f64 oracle on golden models.
+    /// Shows that backends compute what the f64 oracle does: operations, then whole models.
     Compare(compare::Arguments),
     /// Makes golden models anew, with torch in a virtual environment of its own.
     Golden(golden::Arguments),
@@ -51,7 +50,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Ci => ci::run(),
         Task::Test => ci::test(),
-        Task::Compare(arguments) => compare::run(&arguments),
+        Task::Compare(arguments) => compare::run(arguments),
         Task::Golden(arguments) => golden::run(&arguments),
         Task::NewBackend(arguments) => new_backend::run(&arguments),
     };

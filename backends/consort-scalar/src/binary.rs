@@ -5,6 +5,7 @@ use ndarray::Zip;
 
 use crate::{
     element::Element,
+    fault::{Fault, planted},
     storage::{Buffer, Item, Storage, broadcast, filled, row_major, take},
 };
 
@@ -17,6 +18,9 @@ pub(crate) fn binary<E: Element>(
 ) -> Result<Storage<E>> {
     match kind {
         BinaryKind::Add => combine(a, b, shape, |a, b| a + b),
+        BinaryKind::Subtract if planted(Fault::OperandsSwapped) && a.shape() != shape => {
+            combine(a, b, shape, |a, b| b - a)
+        }
         BinaryKind::Subtract => combine(a, b, shape, |a, b| a - b),
         BinaryKind::Multiply => combine(a, b, shape, |a, b| a * b),
         BinaryKind::Divide => combine(a, b, shape, |a, b| a / b),
@@ -51,7 +55,7 @@ fn combine<E: Element>(
 }
 
 fn less<E: Element, T: Item<E>>(a: &Tensor<Buffer<E>>, b: &Tensor<Buffer<E>>, shape: &Shape) -> Result<Storage<E>> {
-    elementwise::<E, T, u32>(a, b, shape, |a, b| u32::from(a < b))
+    elementwise::<E, T, u32>(a, b, shape, |a, b| u32::from(a < b || (a == b && planted(Fault::LessOrEqual))))
 }
 
 fn equal<E: Element, T: Item<E>>(a: &Tensor<Buffer<E>>, b: &Tensor<Buffer<E>>, shape: &Shape) -> Result<Storage<E>> {

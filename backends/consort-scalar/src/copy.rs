@@ -4,6 +4,7 @@ use consort_core::{DType, Result, Tensor};
 
 use crate::{
     element::Element,
+    fault::{Fault, planted},
     storage::{Buffer, Item, Storage, extend, reserve, view},
 };
 
@@ -22,7 +23,11 @@ fn same<E: Element, T: Item<E>>(x: &Tensor<Buffer<E>>) -> Result<Storage<E>> {
 fn from<E: Element, F: Item<E>>(x: &Tensor<Buffer<E>>, dtype: DType) -> Result<Storage<E>> {
     let view = view::<E, F>(x)?;
     // f64 holds every element of every type exactly, so that nothing is rounded twice.
-    let mut wide = view.iter().map(|&element| element.to_f64());
+    let mut wide = view.iter().map(|&element| {
+        let value = element.to_f64();
+        let halves = planted(Fault::TruncatedCast) && matches!(dtype, DType::F16 | DType::BF16);
+        if halves { f64::from_bits(value.to_bits() & !0x3ff_ffff_ffff) } else { value }
+    });
     by_dtype!(E, dtype, to(view.len(), &mut wide))
 }
 

@@ -20,6 +20,7 @@ mod storage;
 mod binary;
 mod copy;
 mod element;
+pub mod fault;
 mod fill;
 mod gather_rows;
 mod matmul;

@@ -9,6 +9,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis, ShapeBuilder};
 
 use crate::{
     element::Element,
+    fault::{Fault, planted},
     misfit,
     storage::{Buffer, Item, Storage, elements, filled},
 };
@@ -27,7 +28,9 @@ pub(crate) fn matmul<E: Element>(a: &Tensor<Buffer<E>>, b: &Tensor<Buffer<E>>, s
     for ((a, b), out) in a_matrices.iter().zip(&b_matrices).zip(out.chunks_exact_mut(rows * columns)) {
         let out = ArrayViewMut2::from_shape((rows, columns), out)
             .map_err(|error| misfit("matmul", format!("{shape}: {error}")))?;
-        product(a, b, out)?;
+        let transposed = planted(Fault::OperandTransposed) && b.nrows() == b.ncols();
+        let b = if transposed { b.t() } else { b.view() };
+        product(a, &b, out)?;
     }
     Ok(E::store(out))
 }
@@ -58,15 +61,19 @@ fn matrices<'a, E>(data: &'a [E], layout: &Layout, out: &Shape) -> Result<Vec<Ar
 
 /// One product `[M, K] · [K, N]`.
 fn product<E: Element>(a: &ArrayView2<'_, E>, b: &ArrayView2<'_, E>, mut out: ArrayViewMut2<'_, E>) -> Result<()> {
+    let terms = b.nrows() - usize::from(planted(Fault::ProductDropsLast));
     let mut panel = filled(b.nrows(), [E::ZERO; LANES])?;
     for (b, mut out) in b.axis_chunks_iter(Axis(1), LANES).zip(out.axis_chunks_iter_mut(Axis(1), LANES)) {
+        if b.ncols() < LANES && planted(Fault::LastColumnLost) {
+            continue;
+        }
         // Lanes past the last column keep what they held; they are computed and left out.
         for (lane, column) in b.columns().into_iter().enumerate() {
             panel.iter_mut().zip(column).for_each(|(row, &element)| row[lane] = element);
         }
         for (left, mut out) in a.rows().into_iter().zip(out.rows_mut()) {
             let mut sums = [E::ZERO; LANES];
-            for (&left, right) in left.iter().zip(&panel) {
+            for (&left, right) in left.iter().zip(&panel).take(terms) {
                 for lane in 0..LANES {
                     sums[lane] = sums[lane] + left * right[lane];
                 }

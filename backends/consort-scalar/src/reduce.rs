@@ -5,6 +5,7 @@ use ndarray::{ArrayView1, Axis};
 
 use crate::{
     element::Element,
+    fault::{Fault, planted},
     misfit,
     storage::{Buffer, Item, Storage, reserve, view},
 };
@@ -12,8 +13,14 @@ use crate::{
 /// One number for each lane of `x` along `axis`.
 pub(crate) fn reduce<E: Element>(x: &Tensor<Buffer<E>>, axis: usize, kind: ReduceKind) -> Result<Storage<E>> {
     match kind {
-        ReduceKind::Sum => lanes::<E, E>(x, axis, |lane| lane.iter().fold(E::ZERO, |sum, &term| sum + term)),
-        ReduceKind::Maximum => lanes::<E, E>(x, axis, |lane| lane[argmax(lane)]),
+        ReduceKind::Sum => lanes::<E, E>(x, axis, |lane| {
+            let terms = lane.len() - usize::from(planted(Fault::SumDropsLast));
+            lane.iter().take(terms).fold(E::ZERO, |sum, &term| sum + term)
+        }),
+        ReduceKind::Maximum => lanes::<E, E>(x, axis, |lane| {
+            let greatest = lane[argmax(lane)];
+            if planted(Fault::MaximumFromZero) && greatest < E::ZERO { E::ZERO } else { greatest }
+        }),
         ReduceKind::ArgMaximum => lanes::<E, u32>(x, axis, |lane| argmax(lane) as u32),
     }
 }
@@ -39,7 +46,7 @@ fn argmax<E: Element>(lane: &ArrayView1<'_, E>) -> usize {
         if element.is_nan() {
             return index;
         }
-        if element > best.1 {
+        if element > best.1 || (element == best.1 && planted(Fault::LastOfEquals)) {
             best = (index, element);
         }
     }

@@ -5,6 +5,7 @@ use ndarray::Axis;
 
 use crate::{
     element::Element,
+    fault::{Fault, planted},
     storage::{Buffer, Item, Storage, take_or_copy, view},
 };
 
@@ -16,7 +17,7 @@ pub(crate) fn scatter_rows<E: Element>(
     x: &Tensor<Buffer<E>>,
     add: bool,
 ) -> Result<Storage<E>> {
-    if add {
+    if add && !planted(Fault::AddReplaces) {
         scatter::<E, E>(into, ids, x, |old, new| old + new)
     } else {
         by_dtype!(E, into.dtype(), replace(into, ids, x))

@@ -5,6 +5,7 @@ use ndarray::Zip;
 
 use crate::{
     element::Element,
+    fault::{Fault, planted},
     storage::{Buffer, Item, Storage, broadcast, filled, row_major},
 };
 
@@ -15,6 +16,9 @@ pub(crate) fn select<E: Element>(
     b: &Tensor<Buffer<E>>,
     shape: &Shape,
 ) -> Result<Storage<E>> {
+    if planted(Fault::ChosenByProduct) && a.dtype() == E::DTYPE {
+        return by_product(mask, a, b, shape);
+    }
     by_dtype!(E, a.dtype(), typed(mask, a, b, shape))
 }
 
@@ -33,4 +37,21 @@ fn typed<E: Element, T: Item<E>>(
         .and(&b)
         .for_each(|out, &mask, &a, &b| *out = if mask != 0 { a } else { b });
     Ok(T::store(out))
+}
+
+/// What [`Fault::ChosenByProduct`] makes of a choice.
+fn by_product<E: Element>(
+    mask: &Tensor<Buffer<E>>,
+    a: &Tensor<Buffer<E>>,
+    b: &Tensor<Buffer<E>>,
+    shape: &Shape,
+) -> Result<Storage<E>> {
+    let mask = broadcast::<E, u32>(mask, shape)?;
+    let (a, b) = (broadcast::<E, E>(a, shape)?, broadcast::<E, E>(b, shape)?);
+    let mut out = filled(shape.elements(), E::ZERO)?;
+    Zip::from(row_major(&mut out, shape)?).and(&mask).and(&a).and(&b).for_each(|out, &mask, &a, &b| {
+        let one = if mask != 0 { E::ONE } else { E::ZERO };
+        *out = one * a + (E::ONE - one) * b;
+    });
+    Ok(E::store(out))
 }

@@ -8,6 +8,7 @@ use ndarray::{ArrayViewD, ArrayViewMutD, IxDyn, ShapeBuilder};
 
 use crate::{
     element::{Cast, Element},
+    fault::{Fault, planted},
     misfit,
 };
 
@@ -114,7 +115,11 @@ pub(crate) fn broadcast<'a, E: Element, T: Item<E>>(
     x: &'a Tensor<Buffer<E>>,
     shape: &Shape,
 ) -> Result<ArrayViewD<'a, T>> {
-    view_of(elements(x)?, &x.layout().broadcast_to(*shape)?)
+    let mut layout = *x.layout();
+    if planted(Fault::FirstRowOnly) && layout.shape().rank() > 1 && layout.shape().sizes()[0] > 1 {
+        layout = layout.slice(0, 0, 1)?;
+    }
+    view_of(elements(x)?, &layout.broadcast_to(*shape)?)
 }
 
 /// `data` as a row-major array.

@@ -5,6 +5,7 @@ use ndarray::Slice;
 
 use crate::{
     element::Element,
+    fault::{Fault, planted},
     misfit,
     storage::{Buffer, Item, Storage, row_major, take_or_copy, view},
 };
@@ -34,7 +35,8 @@ fn typed<E: Element, T: Item<E>>(
     let mut out: Vec<T> = take_or_copy(into)?;
     row_major(&mut out, &shape)?
         .slice_each_axis_mut(|axis| {
-            let first = start.sizes()[axis.axis.index()];
+            let last = axis.axis.index() + 1 == shape.rank();
+            let first = if last && planted(Fault::WrittenAtStart) { 0 } else { start.sizes()[axis.axis.index()] };
             Slice::from(first..first + x.shape()[axis.axis.index()])
         })
         .assign(&x);

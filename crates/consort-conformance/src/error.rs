@@ -44,4 +44,24 @@ pub enum Error {
         /// How many there should be.
         expected: usize,
     },
+    /// A problem that no device could solve: its operation, attributes and operands do not fit together.
+    #[error("{op}: {what}")]
+    Problem {
+        /// The operation.
+        op: String,
+        /// Found and expected.
+        what: String,
+    },
+    /// A folder without cases: checking nothing must not pass for agreement.
+    #[error("{}: no cases here: expected case.json in it or in the folders in it", path.display())]
+    NoCases {
+        /// The folder.
+        path: PathBuf,
+    },
+}
+
+impl Error {
+    pub(crate) fn problem(op: &str, what: impl Into<String>) -> Self {
+        Self::Problem { op: op.escape_debug().to_string(), what: what.into() }
+    }
 }

@@ -23,13 +23,21 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)
 )]
 
+pub mod bounds;
+pub mod codec;
 pub mod compare;
 mod error;
 pub mod golden;
+mod isolate;
+pub mod judge;
 pub mod measure;
 mod number;
+pub mod ops;
 pub mod pass;
 pub mod problem;
+pub mod report;
+pub mod self_test;
+pub mod suite;
 
 pub use consort_scalar as oracle;
 

@@ -4,8 +4,13 @@
 //! by name. It can be made by hand, read from a folder, drawn from a recipe, or taken from a model in lockstep; and it can be
 //! written to a folder, whichever way it was made.
 
+mod run;
+
 use consort_core::{HostData, Layout, WeightDType};
 use serde_json::{Map, Value};
+
+pub(crate) use self::run::offsets;
+pub use self::run::{How, MOST_ELEMENTS, Output};
 
 /// An operation with its operands.
 #[derive(Clone, Debug)]

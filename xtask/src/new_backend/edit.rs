@@ -43,32 +43,37 @@ pub(super) fn package(text: &str, name: &Name, by_default: bool) -> Result<Strin
     Ok(manifest.to_string())
 }
 
-/// A Rust file with a line at the end of its list `list! { … }`: the macro's call at the start of a line, up to the brace
-/// that closes it at the start of another.
-pub(super) fn list(text: &str, list: &str, line: &str) -> Result<String> {
-    let missing = || format!("no list `{list}! {{ … }}`");
-    let head = format!("\n{list}! {{\n");
-    let (before, rest) = text.split_once(&head).with_context(missing)?;
-    let (entries, after) = rest.split_once("\n}\n").with_context(missing)?;
-    if after.contains(&head) {
-        bail!("two lists `{list}! {{ … }}`");
-    }
-    Ok(format!("{before}{head}{entries}\n    {line}\n}}\n{after}"))
-}
-
-/// Its line in the list of the command.
-pub(super) fn entry(name: &Name) -> String {
-    format!(
-        "{:?} [\"f32\", \"bf16\", \"f16\"] \"new: what is not native yet runs on the scalar backend\"\n        \
-         => |model, options| model.load_on({}, options);",
+/// The command's list of backends with this one at its end: the call of the macro `backends!`.
+pub(super) fn command(text: &str, name: &Name) -> Result<String> {
+    let line = format!(
+        "    {:?} [\"f32\", \"bf16\", \"f16\"] \"new: what is not native yet runs on the scalar backend\"\n        \
+         => |model, options| model.load_on({}, options);\n",
         name.kebab,
         name.constructor()
-    )
+    );
+    append(text, "\nbackends! {\n", "}\n", &line)
 }
 
-/// Its line in the list of the runner.
-pub(super) fn candidate(name: &Name) -> String {
-    format!("{:?} => || Ok({});", name.kebab, name.constructor())
+/// The runner's list of backends with this one at its end: the vector that `compiled` gives.
+pub(super) fn runner(text: &str, name: &Name) -> Result<String> {
+    let line = format!(
+        "        #[cfg(feature = {:?})]\n        Candidate::new({:?}, || Ok({})),\n",
+        name.kebab,
+        name.kebab,
+        name.constructor()
+    );
+    append(text, "\nfn compiled() -> Vec<Candidate> {\n    vec![\n", "    ]\n}\n", &line)
+}
+
+/// A Rust file with lines at the end of a list, which begins with `head` and ends with the next line that is `tail`.
+fn append(text: &str, head: &str, tail: &str, lines: &str) -> Result<String> {
+    let missing = || format!("no list `{} … {}`", head.trim().replace("\n    ", " "), tail.trim().replace('\n', " "));
+    let (before, rest) = text.split_once(head).with_context(missing)?;
+    if rest.contains(head) {
+        bail!("two lists `{} …`", head.trim());
+    }
+    let (entries, after) = rest.split_once(&format!("\n{tail}")).with_context(missing)?;
+    Ok(format!("{before}{head}{entries}\n{lines}{tail}{after}"))
 }
 
 /// The error of a manifest on one line, without the drawing of where it is.
@@ -137,8 +142,9 @@ mod tests {
     #[test]
     fn a_list_gets_a_last_line() {
         let text = "x!();\n\nlists! {\n    1;\n}\n\nlist! {\n    a;\n}\n\nfn f() {\n}\n";
-        assert_eq!(list(text, "list", "b;").unwrap(), text.replace("a;\n", "a;\n    b;\n"));
-        assert_eq!(list("fn f() {\n}\n", "list", "b;").unwrap_err().to_string(), "no list `list! { … }`");
-        assert!(list(&[text, text].concat(), "list", "b;").is_err());
+        let to = |text: &str| append(text, "\nlist! {\n", "}\n", "    b;\n");
+        assert_eq!(to(text).unwrap(), text.replace("a;\n", "a;\n    b;\n"));
+        assert_eq!(to("fn f() {\n}\n").unwrap_err().to_string(), "no list `list! { … }`");
+        assert!(to(&[text, text].concat()).is_err());
     }
 }
