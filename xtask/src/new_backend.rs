@@ -89,7 +89,7 @@ fn changes(root: &Path, name: &Name) -> Result<Vec<Change>> {
         change(package.join("Cargo.toml"), &|text| edit::package(text, name, by_default))?;
     }
     change(Path::new(COMMAND).join("src/backends.rs"), &|text| edit::command(text, name))?;
-    change(Path::new(RUNNER).join("src/main.rs"), &|text| edit::runner(text, name))?;
+    change(Path::new(RUNNER).join("src/backends.rs"), &|text| edit::runner(text, name))?;
     Ok(changes)
 }
 
@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(changes(folder.path(), &name("abacus")).unwrap().len(), wanted.len());
         for (path, text, expected) in [
             ("crates/consort/src/backends.rs", "fn main() {}\n", "no list `backends! { … }`"),
-            ("xtask/runner/src/main.rs", "fn main() {}\n", "no list `fn compiled() -> Vec<Candidate> { vec![ … ] }`"),
+            ("xtask/runner/src/backends.rs", "fn main() {}\n", "no list `candidates! { … }`"),
             ("crates/consort/Cargo.toml", "[package]\n", "no [features]"),
             ("Cargo.toml", "[workspace\n", "TOML parse error"),
         ] {

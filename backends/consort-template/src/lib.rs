@@ -1,7 +1,7 @@
 //! A backend of three methods: memory, and nothing else.
 //!
-//! Every operation is asked for, answered `Unsupported` by the defaults of [`Backend`], and computed by the host: right at
-//! once, and slow. `docs/adding-a-backend.md` makes operations native, one at a time.
+//! Every operation is asked for, answered `Unsupported` by the defaults of [`Backend`], and computed by the host: right
+//! at once, and slow. `docs/adding-a-backend.md` makes operations native, one at a time.
 
 #![forbid(unsafe_code)]
 

@@ -1,14 +1,14 @@
 //! A backend of three methods: memory, and nothing else.
 //!
-//! Every operation is asked for, answered `Unsupported` by the defaults of [`Backend`], and computed by the host: right at
-//! once, and slow. `docs/adding-a-backend.md` makes operations native, one at a time.
+//! Every operation is asked for, answered `Unsupported` by the defaults of [`Backend`], and computed by the host: right
+//! at once, and slow. `docs/adding-a-backend.md` makes operations native, one at a time.
 
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
 
-use consort_conformance::oracle::Single;
 use consort_core::{Backend, DType, HostData, Nothing, Ready, Result};
+use consort_conformance::oracle::Single;
 
 /// The backend; it has no state.
 #[derive(Clone, Copy, Debug, Default)]

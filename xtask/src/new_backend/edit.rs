@@ -43,37 +43,33 @@ pub(super) fn package(text: &str, name: &Name, by_default: bool) -> Result<Strin
     Ok(manifest.to_string())
 }
 
-/// The command's list of backends with this one at its end: the call of the macro `backends!`.
+/// The command's list of backends with this one at its end.
 pub(super) fn command(text: &str, name: &Name) -> Result<String> {
     let line = format!(
-        "    {:?} [\"f32\", \"bf16\", \"f16\"] \"new: what is not native yet runs on the scalar backend\"\n        \
-         => |model, options| model.load_on({}, options);\n",
+        "{:?} [\"f32\", \"bf16\", \"f16\"] \"new: what is not native yet runs on the scalar backend\"\n        \
+         => |model, options| model.load_on({}, options);",
         name.kebab,
         name.constructor()
     );
-    append(text, "\nbackends! {\n", "}\n", &line)
+    append(text, "backends", &line)
 }
 
-/// The runner's list of backends with this one at its end: the vector that `compiled` gives.
+/// The runner's list of backends with this one at its end.
 pub(super) fn runner(text: &str, name: &Name) -> Result<String> {
-    let line = format!(
-        "        #[cfg(feature = {:?})]\n        Candidate::new({:?}, || Ok({})),\n",
-        name.kebab,
-        name.kebab,
-        name.constructor()
-    );
-    append(text, "\nfn compiled() -> Vec<Candidate> {\n    vec![\n", "    ]\n}\n", &line)
+    append(text, "candidates", &format!("{:?} => || Ok({});", name.kebab, name.constructor()))
 }
 
-/// A Rust file with lines at the end of a list, which begins with `head` and ends with the next line that is `tail`.
-fn append(text: &str, head: &str, tail: &str, lines: &str) -> Result<String> {
-    let missing = || format!("no list `{} … {}`", head.trim().replace("\n    ", " "), tail.trim().replace('\n', " "));
-    let (before, rest) = text.split_once(head).with_context(missing)?;
-    if rest.contains(head) {
-        bail!("two lists `{} …`", head.trim());
+/// A Rust file with a line at the end of `list! { … }`: the macro's call at the start of a line, up to the brace that closes
+/// it at the start of another.
+fn append(text: &str, list: &str, line: &str) -> Result<String> {
+    let missing = || format!("no list `{list}! {{ … }}`");
+    let head = format!("\n{list}! {{\n");
+    let (before, rest) = text.split_once(&head).with_context(missing)?;
+    if rest.contains(&head) {
+        bail!("two lists `{list}! {{ … }}`");
     }
-    let (entries, after) = rest.split_once(&format!("\n{tail}")).with_context(missing)?;
-    Ok(format!("{before}{head}{entries}\n{lines}{tail}{after}"))
+    let (entries, after) = rest.split_once("\n}\n").with_context(missing)?;
+    Ok(format!("{before}{head}{entries}\n    {line}\n}}\n{after}"))
 }
 
 /// The error of a manifest on one line, without the drawing of where it is.
@@ -142,7 +138,7 @@ mod tests {
     #[test]
     fn a_list_gets_a_last_line() {
         let text = "x!();\n\nlists! {\n    1;\n}\n\nlist! {\n    a;\n}\n\nfn f() {\n}\n";
-        let to = |text: &str| append(text, "\nlist! {\n", "}\n", "    b;\n");
+        let to = |text: &str| append(text, "list", "b;");
         assert_eq!(to(text).unwrap(), text.replace("a;\n", "a;\n    b;\n"));
         assert_eq!(to("fn f() {\n}\n").unwrap_err().to_string(), "no list `list! { … }`");
         assert!(to(&[text, text].concat()).is_err());

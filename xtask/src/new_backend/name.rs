@@ -205,7 +205,7 @@ mod tests {
             ("core", "'core' cannot name a backend: there is crates/consort-core already".into()),
             ("runner", "'runner' cannot name a backend: there is xtask/runner already".into()),
             ("default", "'default' cannot name a backend: xtask/runner/Cargo.toml has a name 'default' already".into()),
-            ("clap", "'clap' cannot name a backend: xtask/runner/Cargo.toml has a name 'clap' already".into()),
+            ("clap", "'clap' cannot name a backend: crates/consort/Cargo.toml has a name 'clap' already".into()),
             ("match", "'match' cannot name a backend: it is a keyword of Rust".into()),
             ("self", "'self' cannot name a backend: it is a keyword of Rust".into()),
             (
