@@ -1,8 +1,8 @@
 //! `cargo xtask new-backend NAME`: a backend of three methods, wired into everything that knows backends.
 //!
-//! The files of `backends/consort-template` are copied under the new name; the workspace gets a dependency; the command
-//! and the runner of `compare` each get a feature and a line in their lists. Tests and CI find it by themselves: members
-//! of the workspace are `backends/*`, and each set of features is checked.
+//! The files of `backends/consort-template` are copied under the new name; the workspace gets a dependency; the command and
+//! the runner of `compare` each get a feature and a line in their lists. Tests and CI find it by themselves: members of the
+//! workspace are `backends/*`, and each set of features is checked.
 //!
 //! Every edit is made in memory first, and all are written or none.
 

@@ -20,11 +20,11 @@ const NAME: &str = "abacus";
 /// Continues token ids with a model of the tests.
 const GENERATE: [&str; 6] = ["generate", "--model", "tests/golden/llama", "--tokens", "11,36,27,5", "--raw-tokens"];
 
-/// Makes a backend with `new-backend` in a copy of the workspace and uses it: its tests pass, the command lists it and runs a
-/// model on it, the runner of `compare` has it.
+/// Makes a backend with `new-backend` in a copy of the workspace and uses it: its tests pass, the command lists it and runs
+/// a model on it, the runner of `compare` has it.
 ///
-/// The copy lies always in the same place and builds into the target directory of this workspace: cargo takes what is the
-/// same for the same.
+/// The copy lies always in the same place and builds into the target directory of this workspace: cargo takes what is
+/// the same for the same.
 pub(crate) fn new_backend() -> Result<()> {
     let target = Metadata::read()?.target()?;
     let root = target.join("rehearsal");
