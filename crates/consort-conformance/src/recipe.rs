@@ -16,7 +16,7 @@
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use consort_core::{DType, WeightDType};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::{error::Error, problem::Problem, recipes};
@@ -46,7 +46,7 @@ pub struct Recipe {
     #[serde(default, skip_serializing_if = "is_default")]
     pub view: View,
     /// What a weight is kept as.
-    #[serde(default = "single", skip_serializing_if = "is_single")]
+    #[serde(default = "single", skip_serializing_if = "is_single", with = "weight_dtype")]
     pub weight_dtype: WeightDType,
     /// Type of operands that may be of any type; what the backend computes in if there is none.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -146,13 +146,26 @@ pub enum View {
     Permuted,
     /// A box inside a wider buffer.
     Sliced,
-    /// One dimension repeated by a stride of 0.
+    /// The first dimension longer than 1, the innermost left out, repeated by a stride of 0.
     Broadcast,
+    /// The innermost dimension repeated by a stride of 0.
+    Repeated,
 }
 
 impl View {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Contiguous, Self::Offset, Self::Permuted, Self::Sliced, Self::Broadcast];
+    pub const ALL: [Self; 6] =
+        [Self::Contiguous, Self::Offset, Self::Permuted, Self::Sliced, Self::Broadcast, Self::Repeated];
+    /// Those that show every element once.
+    pub const DISTINCT: [Self; 4] = [Self::Contiguous, Self::Offset, Self::Permuted, Self::Sliced];
+    /// Those that leave every row as it is drawn.
+    pub const OF_ROWS: [Self; 5] =
+        [Self::Contiguous, Self::Offset, Self::Permuted, Self::Sliced, Self::Broadcast];
+
+    /// Whether elements are seen more than once: they are no independent draws then.
+    pub(crate) fn repeats(self) -> bool {
+        matches!(self, Self::Broadcast | Self::Repeated)
+    }
 }
 
 impl Recipe {
@@ -277,4 +290,21 @@ fn single() -> WeightDType {
 
 fn is_single(dtype: &WeightDType) -> bool {
     *dtype == WeightDType::F32
+}
+
+/// A type of weights by its name.
+mod weight_dtype {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(dtype: &WeightDType, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(dtype.name())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<WeightDType, D::Error> {
+        let name = String::deserialize(from)?;
+        WeightDType::from_name(&name).ok_or_else(|| {
+            let names = WeightDType::ALL.map(WeightDType::name).join(", ");
+            serde::de::Error::custom(format!("no type of weights is called {name:?}, expected one of {names}"))
+        })
+    }
 }

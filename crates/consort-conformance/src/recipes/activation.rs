@@ -82,7 +82,7 @@ fn draw(draw: &mut Draw<'_>) -> Result<(), Error> {
         shape = draw.shape(name);
         // The first is what the function is taken of; the others are factors.
         match at {
-            0 => draw.float(name, &shape, RANGE)?,
+            0 => argument(draw, name, &shape)?,
             _ if draw.recipe.fill == Fill::Special => draw.float(name, &shape, Range { special: 1e8, ..TAME })?,
             _ => draw.normal(name, &shape)?,
         }
@@ -90,6 +90,22 @@ fn draw(draw: &mut Draw<'_>) -> Result<(), Error> {
     draw.cotangent(&shape)?;
     draw.gradients(&["x", "gate", "up"]);
     Ok(())
+}
+
+/// Of great numbers two of three are ordinary: slopes vanish there, and far below 0 so do the functions, up to what rounding
+/// leaves of `1 + erf` or `1 − tanh²`. The first is above 0, so that relu gives something.
+fn argument(draw: &mut Draw<'_>, name: &str, shape: &[usize]) -> Result<(), Error> {
+    let mut values = draw.values(shape, RANGE)?;
+    match draw.recipe.fill {
+        Fill::Large | Fill::Wide => {
+            let ordinary = draw.normals(shape)?;
+            let places = values.iter_mut().zip(ordinary).enumerate().filter(|(index, _)| index % 3 != 1);
+            places.for_each(|(_, (value, ordinary))| *value = ordinary);
+        }
+        Fill::Normal => values.iter_mut().take(1).for_each(|value| *value = value.abs()),
+        _ => {}
+    }
+    draw.push(name, shape, values)
 }
 
 fn functions(sweep: &mut Sweep, op: &str, names: &[&str]) {

@@ -15,7 +15,7 @@ use super::{
     Family, LENGTHS, SOME_LENGTHS, Sweep,
     cache::{blocks_of, plan, run, scattered, seeds_of_blocks},
     draw::{Draw, Range, single},
-    finished,
+    finished, viewed,
 };
 use crate::{
     error::Error,
@@ -43,6 +43,8 @@ const FILLS: &[Fill] = &[
     Fill::Ties,
     Fill::Masked,
 ];
+/// No gradient goes through scores whose probabilities are 0 and 1, or whose keys are equal.
+const BACKWARD_FILLS: &[Fill] = &[Fill::Normal, Fill::Small, Fill::Ties, Fill::Masked];
 /// Scores of some hundreds: their exponentials overflow unless the greatest is taken off.
 const RANGE: Range = Range { large: 6.0, special: 100.0, wide: 20.0 };
 /// Query and key/value heads: one to eight queries a key.
@@ -114,7 +116,7 @@ fn packed(draw: &mut Draw<'_>) -> Result<(usize, Heads), Error> {
     }
     queries(draw, rows, heads)?;
     let sizes = [keys, heads.key, heads.width];
-    for (name, poisoned) in [("key", keys / 3), ("value", keys * 2 / 3)] {
+    for (name, poisoned) in [("key", keys * 3 / 4), ("value", keys * 7 / 8)] {
         let mut values = draw.values(&sizes, RANGE)?;
         for (row, values) in values.chunks_mut((heads.key * heads.width).max(1)).enumerate() {
             match draw.recipe.fill {
@@ -204,6 +206,14 @@ fn causal() -> Value {
     json!({"scale": 0.5, "mask": "causal"})
 }
 
+/// The same with the scale that heads of this width have, to a power of two.
+fn scaled(mut attributes: Value, width: usize) -> Value {
+    if let Some(scale) = attributes.get_mut("scale") {
+        *scale = json!((-0.5 * (width.max(1) as f64).log2()).round().exp2());
+    }
+    attributes
+}
+
 /// Every choice of mask, cap and bias, by itself and together.
 fn choices() -> Vec<Value> {
     let relative = |bidirectional: bool, buckets: usize, max_distance: usize| {
@@ -231,49 +241,53 @@ fn choices() -> Vec<Value> {
 
 fn packed_recipes(sweep: &mut Sweep, op: &str, backward: bool) {
     let own = |heads: Heads, lengths: &[usize], attributes: &Value| own(op, heads, lengths, attributes).direction(backward);
+    let of_gradients = backward || op == "attention_backward";
     let lengths: &[usize] = if backward { &SOME_LENGTHS } else { &LENGTHS };
     for (at, &length) in lengths.iter().enumerate() {
         let heads = HEADS.get(at % HEADS.len()).copied().unwrap_or([1, 1]);
         let attributes = if at % 2 == 0 { causal() } else { all() };
-        sweep.quick(own(Heads::new([2, 1], length), &[3, 2], &attributes));
-        sweep.quick(own(Heads::new(heads, 4), &[length], &attributes));
-        let cross = segments(&[2], &[length]);
-        sweep.quick(with(op, Heads::new(heads, 5), &all()).attribute("segments", cross).direction(backward));
+        sweep.quick(own(Heads::new([2, 1], length), &[3, 2], &scaled(attributes.clone(), length)));
+        // Where one key is all that is seen, its probability is 1 whatever the score.
+        if length != 1 || !of_gradients {
+            sweep.quick(own(Heads::new(heads, 4), &[length], &attributes));
+            let cross = segments(&[2], &[length]);
+            sweep.quick(with(op, Heads::new(heads, 5), &all()).attribute("segments", cross).direction(backward));
+        }
     }
     for heads in HEADS {
         sweep.quick(own(Heads::new(heads, 8), &[5, 1, 3], &causal()));
         sweep.quick(own(Heads::new(heads, 7), &[4, 2], &all()).view(View::Sliced));
-        sweep.full(own(Heads::new(heads, 64), &[33], &causal()));
+        sweep.full(own(Heads::new(heads, 64), &[33], &scaled(causal(), 64)));
     }
     for choice in choices() {
-        for lengths in [&[9][..], &[1, 6, 2], &[1, 1, 1]] {
+        for lengths in [&[9][..], &[1, 6, 2], &[1, 1, 1]].into_iter().take(if of_gradients { 2 } else { 3 }) {
             sweep.quick(own(Heads::new([4, 2], 6), lengths, &choice));
         }
         sweep.quick(own(Heads::new([3, 3], 5), &[12, 0, 1], &choice).fill(Fill::Masked));
-        for view in [View::Offset, View::Permuted, View::Broadcast] {
+        for view in [View::Offset, View::Permuted, View::Sliced] {
             sweep.full(own(Heads::new([4, 2], 6), &[7, 3], &choice).view(view));
         }
-        sweep.full(own(Heads::new([6, 2], 32), &[40, 23], &choice));
+        sweep.full(own(Heads::new([6, 2], 32), &[40, 23], &scaled(choice.clone(), 32)));
     }
     // Windows from one position to more than there are; none at all gives zeros.
-    for window in 0..=8usize {
+    for window in (0..=8usize).filter(|&window| window != 1 || !of_gradients) {
         let attributes = json!({"scale": 0.5, "mask": "causal", "window": window});
         sweep.quick(own(Heads::new([2, 1], 4), &[7], &attributes));
         sweep.quick(own(Heads::new([2, 2], 3), &[5, 2, 1], &attributes).fill(Fill::Masked));
     }
     // Queries over other keys; some have none, some keys have no queries.
     let crosses: [(&[usize], &[usize]); 9] = [
-        (&[3], &[5]),
         (&[1], &[1]),
+        (&[3], &[5]),
         (&[3, 2], &[5, 1]),
         (&[2, 2, 2], &[3, 0, 4]),
         (&[4], &[0]),
-        (&[2, 0, 3], &[3, 4, 1]),
+        (&[2, 0, 3], &[3, 4, 2]),
         (&[0, 1], &[2, 3]),
         (&[1, 1, 1, 1], &[7, 1, 2, 5]),
         (&[0, 0], &[1, 2]),
     ];
-    for (queries, keys) in crosses {
+    for (queries, keys) in crosses.into_iter().skip(usize::from(of_gradients)) {
         for (&fill, heads) in [Fill::Normal, Fill::Masked].iter().zip([[2, 2], [6, 2]]) {
             let recipe = with(op, Heads::new(heads, 6), &all()).attribute("segments", segments(queries, keys));
             sweep.quick(recipe.fill(fill).direction(backward));
@@ -283,16 +297,16 @@ fn packed_recipes(sweep: &mut Sweep, op: &str, backward: bool) {
         let recipe = with(op, Heads::new([2, 1], 5), &attributes).attribute("segments", segments(queries, keys));
         sweep.quick(recipe.direction(backward));
     }
-    for &fill in FILLS {
+    for &fill in if of_gradients { BACKWARD_FILLS } else { FILLS } {
         sweep.quick(own(Heads::new([4, 2], 16), &[9, 4], &causal()).fill(fill));
-        sweep.quick(own(Heads::new([4, 4], 9), &[6, 1], &all()).fill(fill).view(View::Sliced));
+        sweep.quick(own(Heads::new([4, 4], 9), &[6, 2], &all()).fill(fill).view(View::Sliced));
     }
-    for view in View::ALL {
-        sweep.quick(own(Heads::new([4, 2], 10), &[6, 3], &causal()).view(view));
+    for view in if of_gradients { &View::DISTINCT[..] } else { &View::ALL } {
+        sweep.quick(own(Heads::new([4, 2], 10), &[6, 3], &causal()).view(*view));
     }
-    sweep.quick(own(Heads::new([2, 1], 64), &[65], &causal()));
-    sweep.full(own(Heads::new([4, 1], 128), &[129], &causal()));
-    sweep.full(own(Heads::new([12, 12], 64), &[128], &all()));
+    sweep.quick(own(Heads::new([2, 1], 64), &[65], &scaled(causal(), 64)));
+    sweep.full(own(Heads::new([4, 1], 128), &[129], &scaled(causal(), 128)));
+    sweep.full(own(Heads::new([12, 12], 64), &[128], &scaled(all(), 64)));
 }
 
 fn sweep_attention(sweep: &mut Sweep) {
@@ -300,8 +314,9 @@ fn sweep_attention(sweep: &mut Sweep) {
     packed_recipes(sweep, "attention", true);
     // NaN in one sequence, at one position: the others, and the positions before, are as they were.
     for attributes in [causal(), all(), json!({"scale": 0.5, "mask": "causal", "window": 3})] {
-        sweep.quick(own("attention", Heads::new([4, 2], 6), &[5, 7, 4], &attributes).fill(Fill::Nan));
-        sweep.quick(own("attention", Heads::new([2, 2], 9), &[12], &attributes).fill(Fill::Nan));
+        for lengths in [&[5, 7, 4][..], &[9, 5], &[4, 3, 1, 2]] {
+            sweep.quick(own("attention", Heads::new([4, 2], 6), lengths, &attributes).fill(Fill::Nan));
+        }
     }
 }
 
@@ -310,18 +325,21 @@ fn sweep_backward(sweep: &mut Sweep) {
 }
 
 fn strategy(op: &'static str, backward: bool) -> Option<BoxedStrategy<Recipe>> {
-    let segments_of = prop::collection::vec((0..=9usize, 0..=9usize), 1..=3);
+    // Of one key alone no gradient goes through its score.
+    let length = || prop_oneof![1 => Just(0usize), 9 => 2..=9usize];
+    let segments_of = prop::collection::vec((length(), length()), 1..=3);
     let heads = ((1..=3usize, 1..=8usize), 1..=20usize);
     let recipes = (segments_of, heads, prop::sample::select(choices())).prop_map(
         move |(lengths, ((key, group), width), choice)| {
             let causal = choice.get("mask") == Some(&json!("causal"));
             let queries: Vec<usize> = lengths.iter().map(|(queries, _)| *queries).collect();
             let keys: Vec<usize> = lengths.iter().map(|(queries, keys)| if causal { *queries } else { *keys }).collect();
-            let recipe = with(op, Heads { query: key * group, key, width }, &choice);
+            let recipe = with(op, Heads { query: key * group, key, width }, &scaled(choice, width));
             recipe.attribute("segments", segments(&queries, &keys)).direction(backward)
         },
     );
-    finished(recipes, if backward { &[Fill::Normal, Fill::Constant, Fill::Masked] } else { FILLS })
+    let of_gradients = backward || op == "attention_backward";
+    viewed(recipes, if of_gradients { BACKWARD_FILLS } else { FILLS }, &View::DISTINCT)
 }
 
 fn cached(heads: Heads, attributes: &Value, plan: Value) -> Recipe {
@@ -340,7 +358,7 @@ fn sweep_cached(sweep: &mut Sweep) {
         }
         for width in LENGTHS.into_iter().filter(|&width| width > 0) {
             let held = [(scattered(1, block, 11, 3), 11)];
-            sweep.quick(cached(Heads::new([4, 2], width), &causal(), plan(block, &run(0, 9..11), &held)));
+            sweep.quick(cached(Heads::new([4, 2], width), &scaled(causal(), width), plan(block, &run(0, 9..11), &held)));
         }
         for choice in choices() {
             for recipe in plans(block, &choice) {
@@ -351,7 +369,7 @@ fn sweep_cached(sweep: &mut Sweep) {
             let held = [(scattered(0, block, 37, 5), 37), (scattered(10, block, 6, 6), 6)];
             let rows = [run(1, 5..6), run(0, 34..37)].concat();
             sweep.quick(cached(Heads::new(heads, 8), &causal(), plan(block, &rows, &held)).fill(Fill::Masked));
-            sweep.full(cached(Heads::new(heads, 64), &causal(), plan(block, &rows, &held)).fill(Fill::Masked));
+            sweep.full(cached(Heads::new(heads, 64), &scaled(causal(), 64), plan(block, &rows, &held)).fill(Fill::Masked));
         }
         // Windows; what is before them has been let go, block by block.
         for window in 0..=8usize {
@@ -377,8 +395,8 @@ fn sweep_cached(sweep: &mut Sweep) {
         sweep.quick(cached(Heads::new([2, 1], 4), &all(), plan(block, &[[0, 0], [0, 3]], &[(Vec::new(), 0)])));
         sweep.quick(cached(Heads::new([2, 1], 4), &causal(), plan(block, &[], &[(Vec::new(), 0)])));
         let held = [(scattered(0, block, 513, 4), 513)];
-        sweep.full(cached(Heads::new([8, 2], 64), &causal(), plan(block, &run(0, 512..513), &held)).fill(Fill::Masked));
-        sweep.full(cached(Heads::new([8, 2], 32), &causal(), plan(block, &run(0, 480..513), &held)).fill(Fill::Masked));
+        sweep.full(cached(Heads::new([8, 2], 64), &scaled(causal(), 64), plan(block, &run(0, 512..513), &held)).fill(Fill::Masked));
+        sweep.full(cached(Heads::new([8, 2], 32), &scaled(causal(), 32), plan(block, &run(0, 480..513), &held)).fill(Fill::Masked));
     }
 }
 
@@ -421,7 +439,7 @@ fn strategy_cached(backward: bool) -> Option<BoxedStrategy<Recipe>> {
                 held.push((blocks, length));
                 rows.extend(run(at, length - asked.min(length)..length));
             }
-            cached(Heads { query: key * group, key, width }, &choice, plan(block, &rows, &held))
+            cached(Heads { query: key * group, key, width }, &scaled(choice, width), plan(block, &rows, &held))
         },
     );
     if backward { None } else { finished(recipes, FILLS) }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::{
     Family, LENGTHS, SOME_LENGTHS, Sweep,
-    draw::{Draw, Range},
+    draw::{Draw, Range, single},
     finished, kinds, length,
 };
 use crate::{
@@ -61,10 +61,20 @@ fn draw(draw: &mut Draw<'_>) -> Result<(), Error> {
     };
     let mut values = draw.values(&a, range)?;
     if fill == Fill::Nan {
-        values.iter_mut().skip(1).step_by(3).for_each(|value| *value = f64::NAN);
+        values.iter_mut().skip(1).step_by(5).for_each(|value| *value = f64::NAN);
     }
-    draw.any("a", &a, values)?;
+    draw.any("a", &a, values.clone())?;
+    let of_a = values;
     let mut values = draw.values(&b, range)?;
+    if fill != Fill::Zeros {
+        // However few are compared, one is equal or less; among many every third is equal.
+        let equals = values.iter_mut().zip(&of_a).step_by(if kind == "equal" { 3 } else { usize::MAX });
+        match kind.as_str() {
+            "equal" => equals.for_each(|(value, of_a)| *value = *of_a),
+            "less" => equals.for_each(|(value, of_a)| *value = single(of_a + of_a.abs().max(0.5))),
+            _ => {}
+        }
+    }
     if kind == "divide" {
         // A quotient of such numbers is within f32.
         let least = if backward { 0.0625 } else { 1e-19 };
@@ -74,7 +84,7 @@ fn draw(draw: &mut Draw<'_>) -> Result<(), Error> {
         }
     }
     if fill == Fill::Nan {
-        values.iter_mut().step_by(4).for_each(|value| *value = f64::NAN);
+        values.iter_mut().step_by(7).for_each(|value| *value = f64::NAN);
     }
     draw.any("b", &b, values)?;
     draw.cotangent(&broadcast(&a, &b))?;
@@ -96,8 +106,10 @@ pub(super) fn broadcast(a: &[usize], b: &[usize]) -> Vec<usize> {
     (0..rank).map(joined).collect()
 }
 
+/// Comparisons are of numbers that are equal now and then.
 fn recipe(kind: &str, a: &[usize], b: &[usize]) -> Recipe {
-    Recipe::new("binary").attribute("kind", kind).shape("a", a).shape("b", b)
+    let fill = if COMPARISONS.contains(&kind) { Fill::Ties } else { Fill::Normal };
+    Recipe::new("binary").attribute("kind", kind).shape("a", a).shape("b", b).fill(fill)
 }
 
 fn sweep(sweep: &mut Sweep) {
@@ -145,7 +157,10 @@ fn sweep(sweep: &mut Sweep) {
     }
     for kind in COMPARISONS {
         for dtype in [DType::U32, DType::F16, DType::BF16] {
-            for (&fill, view) in [Fill::Normal, Fill::Ties, Fill::Zeros].iter().zip(View::ALL.into_iter().cycle()) {
+            let fills = [Fill::Normal, Fill::Ties, Fill::Special].into_iter();
+            // Words of 32 bits are hardly ever equal by chance.
+            let fills = fills.filter(|&fill| fill == Fill::Ties || kind == "less" || dtype != DType::U32);
+            for (fill, view) in fills.zip(View::ALL.into_iter().cycle()) {
                 sweep.quick(recipe(kind, &[7, 13], &[7, 13]).of_type(dtype).fill(fill).view(view));
                 sweep.quick(recipe(kind, &[7, 1], &[13]).of_type(dtype).fill(fill));
             }

@@ -47,6 +47,15 @@ const EDGES: [f64; 20] = [
 fn draw(draw: &mut Draw<'_>) -> Result<(), Error> {
     let sizes = draw.shape("x");
     let mut values = draw.values(&sizes, RANGE)?;
+    let to: String = draw.attribute("dtype")?;
+    if to == "u32" {
+        // Whole numbers and fractions of both signs.
+        values.iter_mut().for_each(|value| *value = single(*value * 100.0));
+    }
+    if draw.recipe.fill == Fill::Small && (to == "f16" || draw.recipe.dtype == Some(DType::F16)) {
+        // Denormals of f16.
+        values.iter_mut().for_each(|value| *value = single(*value * 1e14));
+    }
     if draw.recipe.fill == Fill::Special {
         // Every other number is an edge.
         for (place, edge) in values.iter_mut().step_by(2).zip(EDGES.into_iter().flat_map(|edge| [edge, -edge]).cycle()) {
@@ -55,7 +64,7 @@ fn draw(draw: &mut Draw<'_>) -> Result<(), Error> {
     }
     draw.any("x", &sizes, values)?;
     draw.cotangent(&sizes)?;
-    if draw.attribute::<String>("dtype")? != "u32" {
+    if to != "u32" {
         draw.gradients(&["x"]);
     }
     Ok(())

@@ -199,7 +199,7 @@ impl<'a> Draw<'a> {
     }
 
     fn float_operand(&self, sizes: &[usize], values: Vec<f64>, view: View) -> Result<Operand, Error> {
-        let (values, layout) = lay(view, self.recipe.seed, sizes, values, f64::NAN)?;
+        let (values, layout) = lay(view, sizes, values, f64::NAN)?;
         Ok(Operand { elements: Elements::Float(values), layout })
     }
 
@@ -212,7 +212,7 @@ impl<'a> Draw<'a> {
 
     /// An operand of u32.
     pub(super) fn push_ids(&mut self, name: &str, sizes: &[usize], ids: Vec<u32>) -> Result<(), Error> {
-        let (ids, layout) = lay(self.recipe.view, self.recipe.seed, sizes, ids, u32::MAX)?;
+        let (ids, layout) = lay(self.recipe.view, sizes, ids, u32::MAX)?;
         self.operands.push((name.to_owned(), Operand { elements: Elements::Exact(HostData::U32(ids)), layout }));
         Ok(())
     }
@@ -225,22 +225,22 @@ impl<'a> Draw<'a> {
         let (view, seed) = (self.recipe.view, self.recipe.seed);
         let (data, layout) = match HostData::from_f64(values.iter().copied(), dtype) {
             HostData::F16(data) => {
-                let (data, layout) = lay(view, seed, sizes, data, f16::NAN)?;
+                let (data, layout) = lay(view, sizes, data, f16::NAN)?;
                 (HostData::F16(data), layout)
             }
             HostData::BF16(data) => {
-                let (data, layout) = lay(view, seed, sizes, data, bf16::NAN)?;
+                let (data, layout) = lay(view, sizes, data, bf16::NAN)?;
                 (HostData::BF16(data), layout)
             }
             _ => {
-                // Every bit of a word, but for the small numbers of ties.
+                // Of every magnitude, up to all bits of a word; but for the small numbers of ties.
                 let stream = self.stream;
                 let word = |(index, value): (usize, &f64)| match (value.is_nan(), self.recipe.fill) {
                     (true, _) => u32::MAX,
                     (_, Fill::Ties) => (value + 2.0) as u32,
-                    _ => bits(seed, stream, index as u64),
+                    _ => bits(seed, stream, index as u64) >> (index % 29),
                 };
-                let (data, layout) = lay(view, seed, sizes, values.iter().enumerate().map(word).collect(), u32::MAX)?;
+                let (data, layout) = lay(view, sizes, values.iter().enumerate().map(word).collect(), u32::MAX)?;
                 (HostData::U32(data), layout)
             }
         };
@@ -274,7 +274,10 @@ impl<'a> Draw<'a> {
         let dtype = self.recipe.weight_dtype;
         let quantised = matches!(self.recipe.fill, Fill::Ties | Fill::Offset | Fill::Zeros | Fill::Wide);
         let operand = if dtype.block() == 1 || quantised || self.recipe.backward {
-            Operand::floats(self.values(&sizes, range)?, &sizes)?
+            // What is small in f32 is nothing in f16.
+            let nothing = self.recipe.fill == Fill::Small && dtype.block_bytes() < 4;
+            let values = if nothing { self.normals(&sizes)? } else { self.values(&sizes, range)? };
+            Operand::floats(values, &sizes)?
         } else {
             if !inputs.is_multiple_of(dtype.block()) {
                 let block = dtype.block();
@@ -295,7 +298,7 @@ impl<'a> Draw<'a> {
     pub(super) fn cotangent(&mut self, sizes: &[usize]) -> Result<(), Error> {
         if self.recipe.backward {
             let values = self.normals(sizes)?;
-            let view = if self.recipe.view == View::Broadcast { View::Contiguous } else { self.recipe.view };
+            let view = if self.recipe.view.repeats() { View::Contiguous } else { self.recipe.view };
             let operand = self.float_operand(sizes, values, view)?;
             self.cotangents.push(Some(operand));
         }
@@ -353,7 +356,7 @@ impl<'a> Draw<'a> {
             attributes: self.attributes,
             operands: self.operands,
             weight_dtype: recipe.weight_dtype,
-            random: recipe.fill.is_random() && recipe.view != View::Broadcast,
+            random: recipe.fill.is_random() && !recipe.view.repeats(),
             backward,
         };
         problem.operation()?;
@@ -422,7 +425,6 @@ fn quants(dtype: WeightDType, seed: u64, stream: u64, block: usize, edges: bool)
 /// Row-major `values` as a view: the buffer, with `guard` wherever the view does not look, and the layout.
 fn lay<T: Copy>(
     view: View,
-    seed: u64,
     sizes: &[usize],
     values: Vec<T>,
     guard: T,
@@ -458,9 +460,9 @@ fn lay<T: Copy>(
             let offset = strides.iter().sum();
             (Layout::strided(shape, &strides, offset)?, length)
         }
-        View::Broadcast => {
-            let long: Vec<usize> = (0..rank).filter(|&axis| sizes.get(axis).is_some_and(|&size| size > 1)).collect();
-            let repeated = long.get((seed % long.len().max(1) as u64) as usize).copied();
+        View::Broadcast | View::Repeated => {
+            let outer = sizes.iter().rev().skip(1).rev().position(|&size| size > 1);
+            let repeated = if view == View::Broadcast { outer } else { rank.checked_sub(1) };
             let kept = |(axis, &size): (usize, &usize)| (axis, if Some(axis) == repeated { 1 } else { size });
             let (mut strides, length) = strides_of(&mut sizes.iter().enumerate().map(kept).rev(), 1);
             if let Some(stride) = repeated.and_then(|axis| strides.get_mut(axis)) {
@@ -489,13 +491,15 @@ mod tests {
             let count: usize = sizes.iter().product();
             let values: Vec<f64> = (0..count).map(|index| index as f64).collect();
             for view in View::ALL {
-                let (buffer, layout) = lay(view, 1, sizes, values.clone(), f64::NAN).unwrap();
+                let (buffer, layout) = lay(view, sizes, values.clone(), f64::NAN).unwrap();
                 assert!(layout.end() <= buffer.len(), "{view:?} {sizes:?}");
                 let seen: Vec<f64> = offsets(&layout).into_iter().map(|at| buffer[at]).collect();
-                if view == View::Broadcast {
+                if view.repeats() {
                     assert!(seen.iter().all(|value| value.is_finite()), "{sizes:?}: {seen:?}");
                     let repeats = layout.strides().iter().zip(sizes).filter(|(stride, size)| **stride == 0 && **size > 1);
-                    assert_eq!(repeats.count(), usize::from(sizes.iter().any(|size| *size > 1)), "{sizes:?}");
+                    let (outer, inner) = sizes.split_at(sizes.len().saturating_sub(1));
+                    let long = if view == View::Broadcast { outer } else { inner };
+                    assert_eq!(repeats.count(), usize::from(long.iter().any(|size| *size > 1)), "{view:?} {sizes:?}");
                     continue;
                 }
                 assert_eq!(seen, values, "{view:?} {sizes:?}");

@@ -62,7 +62,7 @@ fn sweep(sweep: &mut Sweep) {
         for dtype in TYPES {
             sweep.quick(Recipe { dtype, ..recipe(9, 13, &[17]).fill(fill) });
         }
-        for view in View::ALL[..4].iter().copied() {
+        for view in View::DISTINCT {
             sweep.quick(recipe(9, 13, &[3, 7]).fill(fill).view(view));
         }
     }

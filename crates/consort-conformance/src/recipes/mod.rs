@@ -217,11 +217,6 @@ fn length(most: usize) -> impl Strategy<Value = usize> {
     prop_oneof![3 => 0..=most.min(33), 1 => prop::sample::select(LENGTHS.to_vec()).prop_map(move |length| length.min(most))]
 }
 
-/// Any view.
-fn views() -> impl Strategy<Value = View> {
-    prop::sample::select(View::ALL.to_vec())
-}
-
 /// One of these.
 fn fills(fills: &'static [Fill]) -> impl Strategy<Value = Fill> {
     prop::sample::select(fills.to_vec())
@@ -232,16 +227,24 @@ fn seeds() -> impl Strategy<Value = u64> {
     0..1u64 << 32
 }
 
-/// Recipes with fill, view and key added; NaN is not repeated by a stride of 0.
+/// Recipes with fill, view and key added.
 fn finished(
     recipes: impl Strategy<Value = Recipe> + 'static,
     fill: &'static [Fill],
 ) -> Option<BoxedStrategy<Recipe>> {
-    let finished = (recipes, fills(fill), views(), seeds()).prop_map(|(recipe, fill, view, seed)| {
-        let view = match (fill, view) {
-            (Fill::Nan | Fill::Masked | Fill::Apart, View::Broadcast) => View::Sliced,
-            (_, view) => view,
-        };
+    viewed(recipes, fill, &View::ALL)
+}
+
+/// As [`finished`], with these views; NaN is not repeated by a stride of 0.
+fn viewed(
+    recipes: impl Strategy<Value = Recipe> + 'static,
+    fill: &'static [Fill],
+    views: &'static [View],
+) -> Option<BoxedStrategy<Recipe>> {
+    let finished = (recipes, fills(fill), prop::sample::select(views), seeds()).prop_map(|(recipe, fill, view, seed)| {
+        // NaN in one place is not NaN in all that repeat it.
+        let masked = matches!(fill, Fill::Nan | Fill::Masked | Fill::Apart);
+        let view = if masked && view.repeats() { View::Sliced } else { view };
         recipe.fill(fill).view(view).seed(seed)
     });
     Some(finished.boxed())

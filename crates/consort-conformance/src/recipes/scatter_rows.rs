@@ -84,7 +84,7 @@ fn sweep(sweep: &mut Sweep) {
             for dtype in TYPES.into_iter().filter(|dtype| !add || dtype.is_none()) {
                 sweep.quick(Recipe { dtype, ..recipe(9, 13, &[17], add).fill(fill) });
             }
-            for view in View::ALL[..4].iter().copied() {
+            for view in View::DISTINCT {
                 sweep.quick(recipe(9, 13, &[3, 7], add).fill(fill).view(view));
             }
         }

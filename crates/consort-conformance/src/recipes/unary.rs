@@ -43,7 +43,8 @@ fn draw(draw: &mut Draw<'_>) -> Result<(), Error> {
     let mut values = draw.values(&sizes, range)?;
     for (index, value) in values.iter_mut().enumerate() {
         *value = match kind.as_str() {
-            "log" if *value == 0.0 => 1.0,
+            // The logarithm of a denormal that a device takes for 0 is no number.
+            "log" if value.abs() < LEAST_DIVISOR => 2.0,
             "log" | "sqrt" if backward && value.abs() < 0.0625 => 0.0625,
             "log" | "sqrt" => value.abs(),
             "exp" => value.clamp(-103.0, 88.0),
