@@ -4,6 +4,9 @@
 //! - [`pass`] runs a model the ways it can be run: looking inside, in steps, beside others.
 //! - [`measure`] has the yardsticks: error over spread, divergence, clear top choices, bits. NaN is always the worst.
 //! - [`compare`](mod@compare) puts them together: one report per model and backend, with a verdict.
+//! - [`lockstep`] judges a model operation by operation and names the first guilty one.
+//! - [`training`] holds gradients and steps of whole models against a reference.
+//! - [`models`] runs all that on any number of backends.
 //! - [`oracle`] is what everything is compared with: the scalar backend, in f64. Never another fast backend.
 //!
 //! ```no_run
@@ -33,6 +36,7 @@ pub mod judge;
 pub mod lockstep;
 pub mod measure;
 pub mod memory;
+pub mod models;
 mod number;
 pub mod ops;
 pub mod pass;
