@@ -130,12 +130,13 @@ fn decomposition<B: Backend>(found: &mut Checked, device: &Device<B>, problem: &
 
 fn rows<B: Backend>(found: &mut Checked, device: &Device<B>, problem: &Problem, whole: &[Output]) {
     let Some(rows) = problem.rows().filter(|rows| *rows > 1) else { return };
+    let names = problem.by_row();
     let mut made = false;
     for range in pieces(rows) {
         let Some(part) = problem.restricted(range.clone()) else { continue };
         made = true;
-        let outputs = match part.run(device, How::AsAsked) {
-            Ok(outputs) => outputs,
+        let outputs: Vec<Output> = match part.run(device, How::AsAsked) {
+            Ok(outputs) => outputs.into_iter().filter(|output| names.contains(&output.name)).collect(),
             Err(error) => return found.find("rows", format!("rows {range:?} alone: {error}"), None),
         };
         let expected: Vec<Output> = outputs.iter().filter_map(|output| slice(whole, output, &range, rows)).collect();
