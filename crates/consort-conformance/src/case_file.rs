@@ -221,9 +221,8 @@ impl CaseFile {
             let (name, sizes) = (expected.name.clone(), expected.sizes.clone());
             let mut bounded = Bounded::new(name, sizes, ours.dtype, values, errors);
             bounded.bits = ours.bits && !given;
-            // How much is too much is the author's to say, and an expected 0 is no vaguer than a wide bound around it: what
-            // cancels leaves both. Where nothing can be said, that is said.
-            bounded.vague = !given && bounded.errors.iter().any(|error| !error.is_finite());
+            // Which values are worth a case is the author's to say; that something is known of them is not.
+            bounded.vague = bounded.unbounded();
             Ok(bounded)
         };
         self.expected.iter().map(judge).collect()
