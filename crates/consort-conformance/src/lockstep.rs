@@ -21,6 +21,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -35,7 +37,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    bounds::{Bounded, Profile, expected},
+    bounds::{Profile, expected},
+    case_file::CaseFile,
     codec::{self, Operands},
     error::Error,
     golden::Golden,
@@ -44,7 +47,7 @@ use crate::{
     ops::Operation,
     oracle::Oracle,
     pass,
-    problem::{Elements, Operand, Output, Problem},
+    problem::{Elements, How, Operand, Output, Problem},
     training::{self, Training},
 };
 
@@ -119,9 +122,18 @@ pub struct Guilty {
     /// Whether no roundings whatever explain it.
     pub beyond_worst_case: bool,
     /// The case that replays it, where one was written.
-    pub case: Option<PathBuf>,
-    /// The command that replays it.
-    pub replay: Option<String>,
+    pub replay: Option<Replay>,
+}
+
+/// A case that was written.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Replay {
+    /// Its folder.
+    pub case: PathBuf,
+    /// The command that runs it.
+    pub command: String,
+    /// Whether the operation was as wrong when it was run again, alone: what depends on its place or on what ran before is not.
+    pub alone: bool,
 }
 
 impl LockstepReport {
@@ -190,6 +202,14 @@ pub fn lockstep<B: Backend>(
         model: golden.name.clone(),
         dtype: settings.dtype,
         cases: settings.cases.map(|(folder, backend)| (folder.to_owned(), backend.to_owned())),
+        alone: {
+            let (device, profile) = (device.clone(), settings.profile.clone());
+            Box::new(move |problem| {
+                let outputs = problem.run(&device, How::AsAsked).ok();
+                let expected = expected(problem, &profile).ok();
+                outputs.zip(expected).is_some_and(|(outputs, expected)| beyond(judge(&outputs, &expected).budget))
+            })
+        },
         state: Mutex::new(Found::default()),
     });
     let both = Lockstep::new(device.clone(), Device::new(Oracle::new()), judge.clone());
@@ -241,6 +261,8 @@ struct Judge {
     model: String,
     dtype: WeightDType,
     cases: Option<(PathBuf, String)>,
+    /// Whether the backend is beyond the bound of a problem that it runs by itself.
+    alone: Box<dyn Fn(&Problem) -> bool + Send + Sync>,
     state: Mutex<Found>,
 }
 
@@ -271,10 +293,9 @@ impl Judge {
         let outputs = outputs(seen, problem.operation()?);
         let bounded = expected(&problem, &self.profile)?;
         let judgement = judge(&outputs, &bounded);
-        let guilty = judgement.failure().is_some() && !(judgement.budget <= 1.0);
         let mut found = self.found();
-        found.count(seen, judgement.budget, !judgement.vague.is_empty());
-        if !guilty {
+        found.count(seen, judgement.budget, !judgement.tells);
+        if !beyond(judgement.budget) {
             return Ok(());
         }
         found.tainted |= matches!(seen.operation, "cache_write" | "cache_copy");
@@ -282,16 +303,16 @@ impl Judge {
             return Ok(());
         }
         let certain = Problem { random: false, ..problem.clone() };
-        let beyond_worst_case = !(judge(&outputs, &expected(&certain, &self.profile)?).budget <= 1.0);
-        let (case, replay) = self.write(seen, &problem, &bounded, &mut found)?;
+        let beyond_worst_case = beyond(judge(&outputs, &expected(&certain, &self.profile)?).budget);
+        let shapes = shapes(&problem);
+        let replay = self.write(seen, problem, judgement.budget, &mut found)?;
         found.guilty.push(Guilty {
             place: seen.place.clone(),
             operation: seen.operation.to_owned(),
-            shapes: shapes(&problem),
+            shapes,
             budget: judgement.budget,
             worst: judgement.worst,
             beyond_worst_case,
-            case,
             replay,
         });
         Ok(())
@@ -330,24 +351,160 @@ impl Judge {
                 budget: f64::INFINITY,
                 worst: Some(worst),
                 beyond_worst_case: true,
-                case: None,
                 replay: None,
             });
         }
     }
 
-    /// Writes the first guilty operation of each kind as a case.
+    /// Writes the first guilty operation of each kind as a case, small where it is as wrong when it is small.
     fn write(
         &self,
         seen: &Seen<'_>,
-        problem: &Problem,
-        bounded: &[Bounded],
+        problem: Problem,
+        budget: f64,
         found: &mut Found,
-    ) -> Result<(Option<PathBuf>, Option<String>), Error> {
-        let Some((folder, backend)) = &self.cases else { return Ok((None, None)) };
-        let _ = (seen, problem, bounded, found, folder, backend);
-        Ok((None, None))
+    ) -> Result<Option<Replay>, Error> {
+        let Some((folder, backend)) = &self.cases else { return Ok(None) };
+        if !found.written.insert(seen.operation.to_owned()) {
+            return Ok(None);
+        }
+        let mut parts = vec![backend.clone(), self.model.clone()];
+        parts.extend((self.dtype != WeightDType::F32).then(|| self.dtype.to_string()));
+        parts.extend([seen.place.clone(), seen.operation.to_owned()]);
+        let directory = folder.join(file_name(&parts));
+        let alone = (self.alone)(&problem);
+        let problem = if alone { smaller(problem, &*self.alone) } else { problem };
+        CaseFile::write(&problem, None, &directory)?;
+        let Self { model, dtype, .. } = self;
+        let Seen { place, operation, .. } = seen;
+        comment(
+            &directory,
+            &format!("{operation} at {place} of {model} in {dtype} on {backend}: budget used {budget:.3}"),
+        )?;
+        let command = format!("cargo xtask compare --backend {backend} --cases {}", directory.display());
+        Ok(Some(Replay { case: directory, command, alone }))
     }
+}
+
+/// Names in one, for a folder.
+fn file_name(parts: &[String]) -> String {
+    let keep = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    let parts = parts.iter().filter(|part| !part.is_empty()).map(|part| part.chars().map(keep).collect::<String>());
+    parts.collect::<Vec<_>>().join("-")
+}
+
+/// Adds a comment to a case.
+fn comment(directory: &Path, text: &str) -> Result<(), Error> {
+    let path = directory.join("case.json");
+    let io = |source| Error::Io { path: path.clone(), source };
+    let mut case: Value = serde_json::from_slice(&fs::read(&path).map_err(io)?)
+        .map_err(|error| Error::Malformed { path: path.clone(), what: error.to_string() })?;
+    if let Some(keys) = case.as_object_mut() {
+        keys.insert("comment".to_owned(), Value::from(text));
+    }
+    fs::write(&path, format!("{case:#}\n")).map_err(io)
+}
+
+/// Elements of operands up to which a case is written as it is.
+const SMALL_CASE: usize = 1 << 16;
+
+/// The problem with fewer rows, ids of a smaller table, or fewer outputs of a weight, as far as it stays as wrong.
+fn smaller(mut problem: Problem, wrong: &dyn Fn(&Problem) -> bool) -> Problem {
+    let elements =
+        |problem: &Problem| problem.operands.iter().map(|(_, operand)| operand.elements.len()).sum::<usize>();
+    if elements(&problem) <= SMALL_CASE {
+        return problem;
+    }
+    while let Some(rows) = problem.rows().filter(|rows| *rows > 1) {
+        let halves = [0..rows / 2, rows / 2..rows];
+        let half = halves.into_iter().filter_map(|half| problem.restricted(half)).find(|half| wrong(half));
+        match half {
+            Some(half) => problem = half,
+            None => break,
+        }
+    }
+    if let Some(table) = smaller_table(&problem).filter(|table| wrong(table)) {
+        problem = table;
+    }
+    while let Some(outputs) = outputs_of(&problem).filter(|outputs| *outputs > 1) {
+        let halves = [0..outputs / 2, outputs / 2..outputs];
+        let half = halves.into_iter().filter_map(|half| with_outputs(&problem, half)).find(|half| wrong(half));
+        match half {
+            Some(half) => problem = half,
+            None => break,
+        }
+    }
+    problem
+}
+
+/// A table with the rows that are looked up, and no others.
+fn smaller_table(problem: &Problem) -> Option<Problem> {
+    let name = match problem.op.as_str() {
+        "embedding" => "weight",
+        "gather_rows" => "x",
+        _ => return None,
+    };
+    let (ids, table) = (problem.operand("ids")?, problem.operand(name)?);
+    let Elements::Exact(HostData::U32(all)) = &ids.elements else { return None };
+    let Elements::Float(values) = &table.elements else { return None };
+    let rows = *table.layout.shape().sizes().first()?;
+    if ids.layout != Layout::contiguous(*ids.layout.shape())
+        || table.layout != Layout::contiguous(*table.layout.shape())
+    {
+        return None;
+    }
+    let width = values.len().checked_div(rows)?;
+    let used: Vec<u32> =
+        BTreeSet::from_iter(all.iter().copied().filter(|id| (*id as usize) < rows)).into_iter().collect();
+    let place = |id: &u32| used.binary_search(id).map_or(u32::MAX, |at| at as u32);
+    let kept = used.iter().filter_map(|&id| values.get(id as usize * width..(id as usize + 1) * width));
+    let kept: Vec<f64> = kept.flatten().copied().collect();
+    let mut sizes = table.layout.shape().sizes().to_vec();
+    *sizes.first_mut()? = used.len();
+    let table = Operand { elements: Elements::Float(kept), layout: Layout::contiguous(Shape::new(&sizes).ok()?) };
+    let ids = Operand { elements: Elements::Exact(HostData::U32(all.iter().map(place).collect())), layout: ids.layout };
+    let operands = problem.operands.iter().map(|(of, operand)| match of.as_str() {
+        "ids" => (of.clone(), ids.clone()),
+        of if of == name => (of.to_owned(), table.clone()),
+        _ => (of.clone(), operand.clone()),
+    });
+    Some(Problem { operands: operands.collect(), ..problem.clone() })
+}
+
+/// Outputs of the weight of a projection.
+fn outputs_of(problem: &Problem) -> Option<usize> {
+    match problem.op.as_str() {
+        "linear" => problem.operand("weight")?.layout.shape().sizes().first().copied(),
+        _ => None,
+    }
+}
+
+/// A projection to some of its outputs.
+fn with_outputs(problem: &Problem, outputs: Range<usize>) -> Option<Problem> {
+    let mut operands = Vec::new();
+    for (name, operand) in &problem.operands {
+        let layout = match name.as_str() {
+            "weight" | "bias" => operand.layout.slice(0, outputs.start, outputs.len()).ok()?,
+            "residual" => operand.layout.slice(1, outputs.start, outputs.len()).ok()?,
+            _ => operand.layout,
+        };
+        let Elements::Float(values) = &operand.elements else { return None };
+        let elements = match name.as_str() {
+            // A weight has no strides.
+            "weight" => {
+                let width = *layout.shape().sizes().get(1)?;
+                let rows = values.get(outputs.start * width..outputs.end * width)?;
+                operands.push((
+                    name.clone(),
+                    Operand { elements: Elements::Float(rows.to_vec()), layout: Layout::contiguous(*layout.shape()) },
+                ));
+                continue;
+            }
+            _ => operand.elements.clone(),
+        };
+        operands.push((name.clone(), Operand { elements, layout }));
+    }
+    Some(Problem { operands, ..problem.clone() })
 }
 
 impl Watcher for Judge {
@@ -374,9 +531,7 @@ impl Found {
             Some(own) => {
                 own.calls += 1;
                 own.vague += usize::from(vague);
-                if !(own.budget >= budget) {
-                    own.budget = budget;
-                }
+                own.budget = if own.budget >= budget { own.budget } else { budget };
             }
             None => self.operations.push(Own {
                 place: seen.place.clone(),
@@ -462,13 +617,15 @@ fn assemble(
         all.push(("keys".to_owned(), Operand { elements: Elements::Float(keys), layout }));
         all.push(("values".to_owned(), Operand { elements: Elements::Float(values), layout }));
     }
-    let order = |name: &str| {
-        let slots = Operation::find(&name).map_or(&[][..], |operation| operation.operands);
-        move |of: &str| slots.iter().position(|slot| slot.name == of).unwrap_or(usize::MAX)
-    };
-    let order = order(name);
-    all.sort_by_key(|(of, _)| order(of));
+    let slots = Operation::find(name).map_or(&[][..], |operation| operation.operands);
+    all.sort_by_key(|(of, _)| slots.iter().position(|slot| slot.name == of));
     Ok(Problem { op: name.to_owned(), attributes, operands: all, weight_dtype, random: true, backward: None })
+}
+
+/// Whether a share of a bound is more than all of it, or not a number.
+#[allow(clippy::neg_cmp_op_on_partial_ord, reason = "so that NaN is beyond")]
+fn beyond(budget: f64) -> bool {
+    !(budget <= 1.0)
 }
 
 /// Names and sizes of operands.
