@@ -15,7 +15,8 @@ The reference takes the stored (rounded) parameters exactly and computes in floa
 precision.py enforces it. The script fails if a tensor or option could be ignored unnoticed, if the
 directory does not load back to the same outputs, or if a second run would write other bytes.
 The case `attention-is-all-you-need` (paper.py) has a config.toml, Consort's own form, instead of a config.json.
-requirements.txt has the versions; no network and no accelerator is used.
+requirements.txt has the versions; no network and no accelerator is used. The exit status is 3 when there is no case of
+the name asked for.
 """
 
 import argparse
@@ -44,6 +45,7 @@ from precision import F32, F64, OnlyFloat64
 MARGIN = 1e-2
 DISTINCT = 5
 DRAWS = 400
+NO_SUCH_CASE = 3  # exit status
 
 
 def write_json(path, value):
@@ -238,7 +240,8 @@ def main():
         arguments.sizes, sizes, arguments.seed, directory, thorough
     )
     if arguments.only is not None and arguments.only not in makers:
-        sys.exit(f"no case {arguments.only}; there are {', '.join(makers)}")
+        print(f"no golden model is called '{arguments.only}'; there are {', '.join(makers)}", file=sys.stderr)
+        sys.exit(NO_SUCH_CASE)
 
     total = 0
     for name, maker in makers.items():

@@ -14,7 +14,7 @@ Expected values come from torch's and transformers' own functions wherever there
 autograd. Many are computed a second time by plain Python, and gradients are held to differences of the forward. The
 script fails if an operation, a value of an attribute or a direction has fewer than five cases, if a case would pass
 without being computed (all its expected values equal or zero, and no reason given), or if a second run would write
-other bytes.
+other bytes. Its exit status is 3 when no case has the name asked for.
 """
 
 import argparse
@@ -42,6 +42,7 @@ DRAWS = 30  # of a small case, until it proves something
 EXACT = 1e-13  # how near a second computation must be, as a part of the greatest value
 DIFFERENCES = 1e-6  # and the differences of the forward, as a part of the sum of magnitudes
 U32 = torch.uint32
+NO_SUCH_CASE = 3  # exit status
 
 
 def fail(name, message):
@@ -70,7 +71,7 @@ def draw_case(family, name, label, number, backward, seed):
 
 def operands_of(case):
     """The operands by the names that `compute` has for them, without cotangents."""
-    drawn = case.cotangents.values() if isinstance(case.cotangents, dict) else ()
+    drawn = () if case.cotangents is None else case.cotangents.values()
     return {key.removeprefix("raw."): tensor(value) for key, value in case.operands.items() if key not in drawn}
 
 
@@ -102,10 +103,10 @@ def complete(case, draw, backward):
 def verify(name, case):
     """Computes the expected values in another way, where there is one."""
     values = operands_of(case)
-    if not isinstance(case.cotangents, dict):
+    if case.cotangents is None:
         if case.again is not None:
             for (key, value), other in zip(case.expected.items(), tuple_of(case.again(**values)), strict=True):
-                agree(name, key, value, other)
+                agree(name, key, value, other, 0.0 if case.step == "relative" else 0.1)
         return
     if case.step == "none":
         return
@@ -134,15 +135,15 @@ def differences(name, case, key, x, gradient, scalar):
         fail(name, f"the gradient of {key} differs from differences by {error:g} of {size:g}")
 
 
-def agree(name, key, value, other):
+def agree(name, key, value, other, floor):
+    """Compares with a second computation; small values are differences of numbers of the size of `floor`."""
     other = other if isinstance(other, torch.Tensor) else torch.tensor(other, dtype=value.dtype)
     other = other.reshape(value.shape).to(value.dtype)
     same = (value == other) | (value.isnan() & other.isnan())
     if value.is_floating_point():
         finite = value[value.isfinite()]
         size = float(finite.abs().max()) if finite.numel() else 0.0
-        # What is zero in theory may be the rounding of numbers near one.
-        same |= (value - other).abs() <= EXACT * size + (1e-15 if size < 1e-12 else 0.0)
+        same |= (value - other).abs() <= EXACT * max(size, floor)
     if not bool(same.all()):
         fail(name, f"a second computation of {key} gives {other.flatten().tolist()}, not {value.flatten().tolist()}")
 
@@ -157,7 +158,7 @@ def is_plain(value, least=0.0):
 def check(name, case):
     """Refuses cases that prove nothing or that f32 cannot hold."""
     # Norms of small or large rows give small values by right; elsewhere they come of peaks, and f32 sees zero.
-    least = 0.0 if case.step == "relative" or case.mixed else 1e-6
+    least = 0.0 if case.step == "relative" or case.mixed else 1e-4
     for key, value in case.expected.items():
         if value.numel() == 0:
             fail(name, f"{key} has no elements")
@@ -196,7 +197,7 @@ def write(directory, name, op, case):
     for key, value in case.expected.items():
         assert key not in tensors, (name, key)
         tensors[key] = value.to(U32) if value.dtype == torch.int64 else value.to(F64)
-    backward = isinstance(case.cotangents, dict)
+    backward = case.cotangents is not None
     inputs = [key for key in case.operands if not backward or key not in case.cotangents.values()]
     entries = {"op": op}
     if backward:
@@ -303,7 +304,8 @@ def make(directory, only, seed, report):
     if wrong:
         sys.exit("\n".join(wrong))
     if not names:
-        sys.exit(f"no case has {only} in its name")
+        print(f"no test vector has '{only}' in its name", file=sys.stderr)
+        sys.exit(NO_SUCH_CASE)
     if report:
         lines, missing = table(counts, wanted)
         missing += [f"{op}: no cases" for op in documented() if not counts[op, "", "forward"]]

@@ -1,4 +1,7 @@
-//! Golden models, made by `xtask/golden/golden.py` in a virtual environment of its own.
+//! Golden models and test vectors, made by the scripts of `xtask/golden` in a virtual environment of their own.
+//!
+//! `golden.py` makes models with what the reference computes for them, some with gradients and losses of training;
+//! `vectors.py` makes single operations in the form of `docs/case-format.md`.
 //!
 //! The environment is `golden-venv` in cargo's target directory; it is filled once, and again when `requirements.txt`
 //! changes (a copy of it is kept inside as the stamp). `CONSORT_GOLDEN_PYTHON` names a Python to use instead, one that
@@ -21,18 +24,32 @@ use crate::{
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Where the goldens go; the committed ones in tests/golden by default.
+    /// What to make.
+    #[arg(long, value_enum, default_value_t = What::All)]
+    what: What,
+    /// Where they go: models in DIR, vectors in DIR/vectors. The committed ones in tests/golden and tests/vectors by
+    /// default.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Only this one.
+    /// Only the model of this name, and the vectors with this in their names.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
-    /// Another draw of weights and prompts; needs --out.
+    /// Another draw of weights, prompts and operands; needs --out.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Which sizes the models have; others than odd need --out.
     #[arg(long, value_enum, default_value_t = Sizes::Odd)]
     sizes: Sizes,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Small models: what they compute, and how they train.
+    Models,
+    /// Test vectors: single operations and their gradients.
+    Vectors,
+    /// Both.
+    All,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -43,14 +60,20 @@ enum Sizes {
     Other,
 }
 
+/// Exit status of the scripts when nothing has the name of --only.
+const NO_SUCH_CASE: i32 = 3;
+
 /// `cargo xtask golden`.
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let committed = arguments.seed == 0 && arguments.sizes == Sizes::Odd;
-    let out = match &arguments.out {
-        Some(out) => std::path::absolute(out).with_context(|| out.display().to_string())?,
-        None if committed => workspace::root().join("tests/golden"),
+    let [models, vectors] = match &arguments.out {
+        Some(out) => {
+            let out = std::path::absolute(out).with_context(|| out.display().to_string())?;
+            [out.clone(), out.join("vectors")]
+        }
+        None if committed => ["tests/golden", "tests/vectors"].map(|folder| workspace::root().join(folder)),
         None => {
-            eprintln!("error: --out is needed with --seed or --sizes: tests/golden has seed 0 and odd sizes");
+            eprintln!("error: --out is needed with --seed or --sizes: what is committed has seed 0 and odd sizes");
             return Ok(Outcome::WrongUsage);
         }
     };
@@ -59,15 +82,33 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         Some(python) => PathBuf::from(python),
         None => environment(&Metadata::read()?.target()?.join("golden-venv"), &folder.join("requirements.txt"))?,
     };
-    let mut command = Command::new(&python);
-    command.arg(folder.join("golden.py")).arg(&out);
-    command.args(["--seed", &arguments.seed.to_string()]);
-    command.args(["--sizes", if arguments.sizes == Sizes::Odd { "odd" } else { "other" }]);
-    if let Some(only) = &arguments.only {
-        command.args(["--only", only]);
+    let script = |name: &str, out: &Path| {
+        let mut command = Command::new(&python);
+        command.arg(folder.join(name)).arg(out).args(["--seed", &arguments.seed.to_string()]);
+        if let Some(only) = &arguments.only {
+            command.args(["--only", only]);
+        }
+        command
+    };
+    let mut commands = Vec::new();
+    if arguments.what != What::Vectors {
+        let mut command = script("golden.py", &models);
+        command.args(["--sizes", if arguments.sizes == Sizes::Odd { "odd" } else { "other" }]);
+        commands.push(command);
     }
-    let made = status(&mut command)?.success();
-    Ok(if made { Outcome::Done } else { Outcome::Failed })
+    if arguments.what != What::Models {
+        commands.push(script("vectors.py", &vectors));
+    }
+    // With a name it is enough that one of the scripts knows it.
+    let mut known = false;
+    for command in &mut commands {
+        let status = status(command)?;
+        known |= status.success();
+        if !status.success() && status.code() != Some(NO_SUCH_CASE) {
+            return Ok(Outcome::Failed);
+        }
+    }
+    Ok(if known { Outcome::Done } else { Outcome::Failed })
 }
 
 /// The Python of an environment that has the requirements.

@@ -33,7 +33,7 @@ enum Task {
     Test,
     /// Shows that backends compute what the f64 oracle does: operations, then whole models.
     Compare(compare::Arguments),
-    /// Makes golden models anew, with torch in a virtual environment of its own.
+    /// Makes golden models and vectors anew, with torch in a virtual environment of its own.
     Golden(golden::Arguments),
     /// Makes a backend of three methods that passes everything, for making native.
     NewBackend(new_backend::Arguments),

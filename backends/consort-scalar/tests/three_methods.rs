@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use common::{Draws, elements};
 use consort_core::{
-    Backend, CacheSpec, Counts, DType, Device, Error, Fused, HostData, KvCache, Nothing, Policy, Primitive, Ready,
-    Result, StoredTensor, TensorOf, WeightDType,
+    Backend, CacheSpec, Counts, DType, Device, Error, Fused, FusedOf, HostData, KvCache, Nothing, Policy, Primitive,
+    Ready, Result, StoredTensor, TensorOf, WeightDType,
     config::{Activation, RotaryPairing},
     operation::{AdamWSettings, AttentionAttributes, BinaryKind, Mask, ReduceKind, ScoreBias, Segments, UnaryKind},
     sample::SampleRow,
@@ -48,6 +48,10 @@ fn one<B: Backend>(name: &'static str, run: impl Fn(&Device<B>) -> Result<Tensor
     (name, Box::new(move |device| Ok(vec![run(device)?])))
 }
 
+fn all<B: Backend>(name: &'static str, operation: impl Fn(&Device<B>) -> FusedOf<B> + 'static) -> Case<B> {
+    (name, Box::new(move |device| Ok(device.fused(operation(device))?.into_vec())))
+}
+
 /// Every primitive, by its name.
 fn primitives<B: Backend>() -> Vec<Case<B>> {
     let x = |device: &Device<B>| floats(device, 1, &[4, 6]).permute(&[1, 0]).unwrap().slice(0, 1, 3).unwrap(); // [3, 4]
@@ -71,6 +75,7 @@ fn primitives<B: Backend>() -> Vec<Case<B>> {
 /// Every fused operation, by its name.
 fn fused<B: Backend>() -> Vec<Case<B>> {
     let x = |device: &Device<B>| floats(device, 1, &[3, 8]);
+    let d = |device: &Device<B>| floats(device, 9, &[3, 8]);
     let vector = |device: &Device<B>, seed| floats(device, seed, &[8]);
     let weight = |device: &Device<B>| {
         let part = StoredTensor::from_values("w", &Draws::new(6).values(40), [5, 8]).unwrap();
@@ -164,6 +169,63 @@ fn fused<B: Backend>() -> Vec<Case<B>> {
             let warm = SampleRow { temperature: 0.8, top_k: 5, seed: 3, ..SampleRow::greedy() };
             let rows = Arc::new([SampleRow::greedy(), warm.clone(), SampleRow { stream: 1, ..warm }]);
             device.one(Fused::Sample { logits: x(device), rows })
+        }),
+        all("softmax_backward", move |device| Fused::SoftmaxBackward { y: x(device), d_y: d(device) }),
+        all("layer_norm_backward", move |device| Fused::LayerNormBackward {
+            x: x(device),
+            weight: vector(device, 2),
+            d_y: d(device),
+            epsilon: 1e-5,
+        }),
+        all("rms_norm_backward", move |device| Fused::RmsNormBackward {
+            x: x(device),
+            weight: vector(device, 2),
+            d_y: d(device),
+            epsilon: 1e-5,
+            unit_offset: true,
+        }),
+        all("activation_backward", move |device| Fused::ActivationBackward {
+            x: x(device),
+            d_y: d(device),
+            kind: Activation::GeluTanh,
+        }),
+        all("gated_backward", move |device| Fused::GatedBackward {
+            gate: x(device),
+            up: d(device),
+            d_y: d(device),
+            kind: Activation::Silu,
+        }),
+        all("soft_cap_backward", move |device| Fused::SoftCapBackward { x: x(device), d_y: d(device), cap: 1.5 }),
+        all("linear_backward_input", move |device| Fused::LinearBackwardInput {
+            d_y: floats(device, 2, &[3, 5]),
+            weight: weight(device),
+        }),
+        all("linear_backward_weight", move |device| Fused::LinearBackwardWeight {
+            x: x(device),
+            d_y: floats(device, 2, &[3, 5]),
+        }),
+        all("embedding_backward", move |device| Fused::EmbeddingBackward {
+            ids: device.upload_ids(vec![4, 1, 4]).unwrap(),
+            d_y: d(device),
+            rows: 5,
+        }),
+        all("attention_backward", move |device| Fused::AttentionBackward {
+            query: floats(device, 1, &[5, 4, 6]),
+            key: floats(device, 2, &[5, 2, 6]),
+            value: floats(device, 3, &[5, 2, 6]),
+            bias: Some(floats(device, 4, &[4])),
+            y: floats(device, 5, &[5, 4, 6]),
+            log_sum: floats(device, 6, &[5, 4]),
+            d_y: floats(device, 7, &[5, 4, 6]),
+            segments: Arc::new(Segments::within(vec![3, 2])),
+            attributes: attributes(causal),
+        }),
+        all("cross_entropy_backward", move |device| Fused::CrossEntropyBackward {
+            logits: x(device),
+            targets: device.upload_ids(vec![2, 0, 9]).unwrap(),
+            log_sum: floats(device, 2, &[3]),
+            d_loss: floats(device, 3, &[3]),
+            smoothing: 0.1,
         }),
     ]
 }

@@ -45,3 +45,15 @@ pub(crate) fn read<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> 
 
     from.deserialize_any(Number)
 }
+
+pub(crate) fn many<S: Serializer>(values: &[f64], to: S) -> Result<S::Ok, S::Error> {
+    struct Number(f64);
+
+    impl serde::Serialize for Number {
+        fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+            one(&self.0, to)
+        }
+    }
+
+    to.collect_seq(values.iter().map(|value| Number(*value)))
+}

@@ -4,6 +4,8 @@
 //! by name. It can be made by hand, read from a folder, drawn from a recipe, or taken from a model in lockstep; and it can be
 //! written to a folder, whichever way it was made.
 
+mod plain;
+mod rows;
 mod run;
 
 use consort_core::{HostData, Layout, WeightDType};

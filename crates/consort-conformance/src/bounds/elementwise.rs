@@ -33,10 +33,6 @@ impl Number {
         (self.value.abs() - self.error).max(0.0)
     }
 
-    fn most(self) -> f64 {
-        self.value.abs() + self.error
-    }
-
     fn is_exact(self) -> bool {
         self.error == 0.0
     }

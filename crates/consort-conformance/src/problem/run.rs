@@ -1,16 +1,16 @@
 //! Running a problem on a device: forward, or backward on a tape around it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use consort_core::{
-    Backend, Cache, CacheOf, CacheSpec, CacheStore, DType, Device, Fused, HostData, Layout, Shape, Spec, StoredTensor,
-    Tensor, TensorOf, Ticket, WeightOf,
+    Backend, CacheOf, CacheSpec, DType, Device, Fused, HostData, Layout, Shape, Spec, StoredTensor, Tensor, TensorOf,
+    Ticket, WeightOf,
     autodiff::Autodiff,
     cache::{CachePlan, FREED, PlanRow, PlanSequence},
     infer,
 };
 
-use super::{Backward, Elements, Operand, Problem};
+use super::{Backward, Elements, Operand, Problem, plain::Plain};
 use crate::{
     codec::{self, Assembled, LAYER, Operands},
     error::Error,
@@ -27,7 +27,8 @@ const LAYERS: usize = LAYER + 1;
 pub enum How {
     /// The backend's own form where it has one.
     AsAsked,
-    /// A fused operation through its decomposition, a cache as plain tensors; primitives as asked.
+    /// By primitives alone: every fused operation through its decomposition, on the way back too; weights and caches as
+    /// tensors.
     Decomposed,
 }
 
@@ -56,8 +57,13 @@ impl Problem {
     /// # Errors
     /// [`Error::Problem`] where its parts do not fit together; what the device meets.
     pub fn run<B: Backend>(&self, device: &Device<B>, how: How) -> Result<Vec<Output>, Error> {
-        let outputs = self.outputs(device, how)?;
-        download(device, outputs)
+        match how {
+            How::AsAsked => download(device, self.outputs(device)?),
+            How::Decomposed => {
+                let device = Device::new(Plain(device.clone()));
+                download(&device, self.outputs(&device)?)
+            }
+        }
     }
 
     /// As [`run`](Self::run) the way it is asked, and the names of operands that are not as they were: the whole buffer of
@@ -71,17 +77,17 @@ impl Problem {
         let mut changed = Vec::new();
         if let Some(backward) = &self.backward {
             let tensors = self.tensors(device)?;
-            let outputs = self.pull_back(operation, device, How::AsAsked, tensors.clone(), backward)?;
+            let outputs = self.pull_back(operation, device, tensors.clone(), backward)?;
             let outputs = download(device, outputs)?;
             self.compare_buffers(device, &tensors, &mut changed)?;
             return Ok((outputs, changed));
         }
-        let operands = self.upload(operation, device, How::AsAsked)?;
+        let operands = self.upload(operation, device)?;
         let unpacked = |operands: &Uploaded<B>| -> Result<Vec<HostData>, Error> {
             operands.weights.iter().map(|(_, weight)| Ok(device.download(&device.unpack(weight)?)?)).collect()
         };
         let weights = unpacked(&operands)?;
-        let outputs = download(device, self.evaluate(operation, device, How::AsAsked, operands.clone())?)?;
+        let outputs = download(device, self.evaluate(operation, device, operands.clone())?)?;
         self.compare_buffers(device, &operands.tensors, &mut changed)?;
         for ((name, _), (before, after)) in operands.weights.iter().zip(weights.iter().zip(unpacked(&operands)?)) {
             if !starts_with(&after, before) {
@@ -95,16 +101,16 @@ impl Problem {
     }
 
     /// The outputs on the device.
-    pub(crate) fn outputs<B: Backend>(&self, device: &Device<B>, how: How) -> Result<Named<B>, Error> {
+    pub(crate) fn outputs<B: Backend>(&self, device: &Device<B>) -> Result<Named<B>, Error> {
         let operation = self.operation()?;
         match &self.backward {
             None => {
-                let operands = self.upload(operation, device, how)?;
-                self.evaluate(operation, device, how, operands)
+                let operands = self.upload(operation, device)?;
+                self.evaluate(operation, device, operands)
             }
             Some(backward) => {
                 let tensors = self.tensors(device)?;
-                self.pull_back(operation, device, how, tensors, backward)
+                self.pull_back(operation, device, tensors, backward)
             }
         }
     }
@@ -151,6 +157,21 @@ impl Problem {
             }
         }
         Ok(operation)
+    }
+
+    /// Why a device that computes in `float` cannot be asked, if it cannot: floats of another type are in it.
+    pub fn unfit(&self, float: DType) -> Option<String> {
+        let other = |dtype: DType| matches!(dtype, DType::F32 | DType::F64) && dtype != float;
+        let named = self.attributes.get("dtype").and_then(serde_json::Value::as_str);
+        if let Some(dtype) = [DType::F32, DType::F64].into_iter().find(|dtype| named == Some(&dtype.to_string())) {
+            return other(dtype).then(|| format!("it asks for {dtype}, the device computes in {float}"));
+        }
+        self.operands.iter().find_map(|(name, operand)| match &operand.elements {
+            Elements::Exact(data) if other(data.dtype()) => {
+                Some(format!("operand {name:?} is {}, the device computes in {float}", data.dtype()))
+            }
+            _ => None,
+        })
     }
 
     /// The operand of this name, if it is there.
@@ -221,16 +242,11 @@ impl Problem {
         tensors.map(|(name, operand)| Ok((name.clone(), operand.upload(device)?))).collect()
     }
 
-    fn upload<B: Backend>(
-        &self,
-        operation: &'static Operation,
-        device: &Device<B>,
-        how: How,
-    ) -> Result<Uploaded<B>, Error> {
+    fn upload<B: Backend>(&self, operation: &'static Operation, device: &Device<B>) -> Result<Uploaded<B>, Error> {
         Ok(Operands {
             tensors: self.tensors(device)?,
             weights: self.weights(operation, device)?,
-            cache: self.cache(operation, device, how)?,
+            cache: self.cache(operation, device)?,
         })
     }
 
@@ -251,9 +267,11 @@ impl Problem {
         &self,
         operation: &'static Operation,
         device: &Device<B>,
-        how: How,
         operands: Uploaded<B>,
     ) -> Result<Named<B>, Error> {
+        if let Some(unfit) = self.unfit(device.float()) {
+            return Err(self.problem(unfit));
+        }
         let name = |tensors: Vec<TensorOf<B>>| -> Named<B> {
             operation.outputs.iter().map(|name| (*name).to_owned()).zip(tensors).collect()
         };
@@ -271,11 +289,7 @@ impl Problem {
             }
             Assembled::Fused(fused) => {
                 self.check_outputs(&infer::fused::<B>(&fused, device.float())?)?;
-                let outputs = match how {
-                    How::AsAsked => device.fused(fused)?,
-                    How::Decomposed => device.decomposed(fused)?,
-                };
-                outputs.into_vec()
+                device.fused(fused)?.into_vec()
             }
         };
         match kept {
@@ -299,7 +313,6 @@ impl Problem {
         &self,
         operation: &'static Operation,
         device: &Device<B>,
-        how: How,
         tensors: Named<B>,
         backward: &Backward,
     ) -> Result<Named<B>, Error> {
@@ -322,7 +335,7 @@ impl Problem {
         let parameters = tape.backend().parameters();
         let weights: Vec<String> = operands.weights.iter().map(|(name, _)| name.clone()).collect();
 
-        let outputs = self.evaluate(operation, &tape, how, operands)?;
+        let outputs = self.evaluate(operation, &tape, operands)?;
         let mut seeds = Vec::new();
         for ((name, output), cotangent) in outputs.into_iter().zip(&backward.cotangents) {
             let Some(cotangent) = cotangent else { continue };
@@ -380,25 +393,12 @@ impl Problem {
         &self,
         operation: &'static Operation,
         device: &Device<B>,
-        how: How,
     ) -> Result<Option<CacheOf<B>>, Error> {
         let (Some(keys), Some(values)) = (self.operand("keys"), self.operand("values")) else { return Ok(None) };
         let block = self.check_cache(operation, keys, values)?;
         let &[rows, key_value_heads, head_width] = keys.layout.shape().sizes() else { return Ok(None) };
         let spec = CacheSpec { layers: LAYERS, key_value_heads, head_width, block };
         let (key, value) = (keys.upload(device)?, values.upload(device)?);
-        if how == How::Decomposed {
-            let mut layers = Vec::new();
-            for layer in 0..LAYERS {
-                let shape = *key.shape();
-                let zeros = || device.zeros(shape, device.float());
-                layers.push(Some(match layer == LAYER {
-                    true => [device.contiguous(&key)?, device.contiguous(&value)?],
-                    false => [zeros()?, zeros()?],
-                }));
-            }
-            return Ok(Some(Cache::new(spec, CacheStore::Plain(Mutex::new(layers)))));
-        }
         let cache = device.cache(spec)?;
         if rows > 0 {
             let blocks = rows / block;

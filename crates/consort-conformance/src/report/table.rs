@@ -147,6 +147,14 @@ fn profile(report: &Report, index: usize, cells: &[Cell]) -> Vec<String> {
 /// `exp 2, log 3` of nested figures; `compute f32` of flat ones.
 fn figure(key: &str, value: &Value) -> String {
     match value {
+        // How good a function is: zeros say nothing.
+        Value::Object(inner) if inner.contains_key("ulps") => {
+            let part = |key: &str, unit: &str| {
+                inner.get(key).and_then(Value::as_f64).filter(|part| *part != 0.0).map(|part| format!("{part}{unit}"))
+            };
+            let parts = [part("ulps", " ulp"), part("ulps_by_argument", "·|x| ulp"), part("absolute", "")];
+            format!("{key} {}", parts.into_iter().flatten().collect::<Vec<_>>().join(" + "))
+        }
         Value::Object(inner) => {
             let inner: Vec<String> = inner.iter().map(|(key, value)| figure(key, value)).collect();
             format!("{key} ({})", inner.join(", "))
@@ -234,6 +242,9 @@ fn notes(report: &Report) -> Vec<String> {
 fn totals(report: &Report) -> String {
     let totals = report.totals();
     let mut parts = Vec::new();
+    if report.cases.is_empty() && totals.models_agree + totals.models_disagree == 0 {
+        parts.push("nothing was compared".to_owned());
+    }
     if !report.cases.is_empty() {
         parts.push(format!("{} cases passed, {} failed, {} skipped", totals.passed, totals.failed, totals.skipped));
     }
@@ -248,9 +259,6 @@ fn totals(report: &Report) -> String {
     }
     if totals.troubles > 0 {
         parts.push(format!("{} other failures", totals.troubles));
-    }
-    if parts.is_empty() {
-        parts.push("nothing was compared".to_owned());
     }
     let end = if report.interrupted {
         "INTERRUPTED, not everything was compared"

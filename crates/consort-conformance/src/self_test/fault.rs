@@ -84,3 +84,54 @@ faults! {
     Race = "race": "every third sum is without its last term",
     Company = "company": "a product of several rows adds in two halves: as accurate, but other bits than alone",
 }
+
+impl Fault {
+    /// The operations that it is in, as far as they show it best.
+    pub fn operations(self) -> &'static [&'static str] {
+        match self {
+            Self::MatmulDropsTail | Self::OneWrongOutput | Self::ZeroedOutput | Self::SilentHalf | Self::Company => {
+                &["matmul"]
+            }
+            Self::SumDropsTail | Self::Race | Self::LastOfEquals => &["reduce"],
+            Self::TransposedWeight | Self::LostBias | Self::LostResidual | Self::BiasAfterActivation => &["linear"],
+            Self::MaskForgotten | Self::SegmentsJoined => &["attention"],
+            Self::WindowOffByOne
+            | Self::HeadsInterleaved
+            | Self::UnscaledScores
+            | Self::LostSoftCap
+            | Self::OneSidedBuckets
+            | Self::DistanceReversed => &["attention", "cached_attention"],
+            Self::MaskOffByOne | Self::BlocksInOrder => &["cached_attention"],
+            Self::StaleCache | Self::ShiftedCache => &["cache_write"],
+            Self::CacheNotCopied => &["cache_copy"],
+            Self::WrongEpsilon => &["layer_norm", "rms_norm"],
+            Self::MisplacedEpsilon | Self::LostUnitOffset => &["rms_norm"],
+            Self::SwappedPairing | Self::RotaryBackwards => &["rotary"],
+            Self::MaximumFromZero | Self::NoMaximum => &["softmax"],
+            Self::WrongGelu | Self::WrongSilu => &["activation"],
+            Self::GateAndUpSwapped => &["gated"],
+            Self::BroadcastBroken => &["binary"],
+            Self::StridesIgnored | Self::OffsetIgnored | Self::LostFraction | Self::Aliased => &["unary"],
+            Self::MaskedNan => &["select"],
+            Self::ClampedId => &["gather_rows"],
+            Self::DuplicatesLost => &["scatter_rows"],
+            Self::TruncatedCast => &["copy"],
+            Self::NibblesSwapped | Self::UnsignedQuants => &["embedding", "linear"],
+            Self::IgnoredTarget | Self::LostSmoothing => &["cross_entropy"],
+            Self::NoBiasCorrection | Self::CoupledDecay => &["adamw"],
+            Self::BackwardSign => &["softmax_backward"],
+            Self::BackwardFactor => &["activation_backward"],
+            Self::NotCentred => &["layer_norm_backward"],
+            Self::DeltaForgotten => &["attention_backward"],
+            Self::WeightGradientTail => &["linear_backward_weight"],
+            Self::EmbeddingOverwritten => &["embedding_backward"],
+            Self::TargetForgotten => &["cross_entropy_backward"],
+        }
+    }
+
+    /// Whether it could be in a formula that all backends share, so that vectors must show it; others are slips of a kernel:
+    /// of sizes beyond the vectors', of memory, of order or of rounding.
+    pub fn is_formula(self) -> bool {
+        !matches!(self, Self::OneWrongOutput | Self::ZeroedOutput | Self::Aliased | Self::Race | Self::Company)
+    }
+}

@@ -12,7 +12,7 @@ use super::{
     outcome::Finished,
     plan::Plan,
     quoted,
-    sweep::{self, Job, Terms},
+    work::{self, Job, Terms},
 };
 use crate::{
     isolate,
@@ -153,16 +153,16 @@ fn judge(shared: &Shared, jobs: &[Job]) -> Result<(), Failed> {
 
 fn run(shared: &Shared, jobs: &[Job]) -> Report {
     let [candidate] = &shared.candidates;
-    let settings = [sweep::Settings { backend: candidate.name().to_owned(), threads: None, fallback: None }];
+    let settings = [work::Settings { backend: candidate.name().to_owned(), threads: None, fallback: None }];
     let terms =
         Terms { limit: shared.asked.limit, model_limit: shared.asked.limit, processes: 1, echo: shared.echo };
     let mut report = Report::default();
     let mut columns: Vec<Column> = settings.iter().map(super::column).collect();
     if jobs.is_empty() {
-        sweep::open(&settings, &mut columns, &terms);
+        work::open(&settings, &mut columns, &terms);
     }
-    sweep::run(&settings, &mut columns, jobs, &terms, |_, news| {
-        if let sweep::News::Case(case) = news {
+    work::run(&settings, &mut columns, jobs, &terms, |_, news| {
+        if let work::News::Case(case) = news {
             report.cases.push(*case);
         }
     });

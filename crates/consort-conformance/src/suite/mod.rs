@@ -22,7 +22,7 @@ mod harness;
 mod outcome;
 mod plan;
 mod progress;
-mod sweep;
+mod work;
 
 use std::{ffi::OsString, process::ExitCode, time::Instant};
 
@@ -32,7 +32,7 @@ use self::{
     arguments::{Arguments, Asked},
     outcome::Finished,
     plan::Plan,
-    sweep::{Job, News, Settings, Terms},
+    work::{Job, News, Settings, Terms},
 };
 pub use self::candidate::Candidate;
 use crate::{
@@ -118,7 +118,7 @@ fn execute(candidates: &[Candidate], plan: &Plan, asked: &Asked, arguments: &Arg
     };
     let mut progress = progress::Progress::new(plan.jobs.iter().map(|job| job.work.steps()).sum());
     let mut found = Vec::new();
-    sweep::run(&settings, &mut columns, &plan.jobs, &terms, |at, news| {
+    work::run(&settings, &mut columns, &plan.jobs, &terms, |at, news| {
         let job = plan.jobs.get(at);
         progress.at(job.map(|job: &Job| (settings.get(job.column).map_or("", |own| own.backend.as_str()), job)));
         match news {

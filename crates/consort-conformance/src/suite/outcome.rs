@@ -10,6 +10,7 @@ use super::{
     candidate::Candidate,
     quoted,
 };
+use crate::recipe::Recipe;
 use crate::report::{Column, Finding, Outcome, Report, Source, what};
 
 pub(crate) struct Finished<'a> {
@@ -79,7 +80,10 @@ impl Finished<'_> {
         }
         match (&case.case, case.source) {
             (Value::String(folder), Source::Folder) => add("--cases", folder),
-            (recipe, _) => add("--case", &recipe.to_string()),
+            (recipe, _) => match serde_json::from_value::<Recipe>(recipe.clone()) {
+                Ok(ordered) => add("--case", &ordered.to_string()),
+                Err(_) => add("--case", &recipe.to_string()),
+            },
         }
         words.join(" ")
     }

@@ -8,12 +8,12 @@ use super::{
     arguments::{Arguments, Asked, chosen, operations},
     candidate::Candidate,
     child,
-    sweep::{Job, Settings, Work},
+    work::{Job, Settings, Work},
 };
 use crate::{
     case_file,
-    recipe::{self, Recipe},
-    report::{Direction, Source},
+    report::{Direction, Source, place},
+    sweep::{self, Depth},
 };
 
 /// Draws for each operation and direction.
@@ -65,7 +65,7 @@ impl Plan {
             items.push(Item { op: problem.op, direction, source: Source::Given, case: case.clone() });
         }
         if sweeps {
-            items.extend(sweep(asked, arguments.quick));
+            items.extend(swept(asked, arguments.quick));
         }
         let mut folders: Vec<Item> = Vec::new();
         for folder in &arguments.cases {
@@ -113,14 +113,17 @@ impl Plan {
 }
 
 /// The sweep's cases of the operations asked for.
-fn sweep(asked: &Asked, quick: bool) -> Vec<Item> {
-    let ops = operations().into_iter().filter(|op| chosen(&asked.ops, op));
-    let recipes = ops.flat_map(|op| recipe::cases(op, quick));
+fn swept(asked: &Asked, quick: bool) -> Vec<Item> {
+    let depth = if quick { Depth::Quick } else { Depth::Full };
+    let mut recipes = sweep::recipes(depth);
+    recipes.retain(|recipe| chosen(&asked.ops, &recipe.op));
+    recipes.sort_by_key(|recipe| (place(&recipe.op), recipe.backward));
     recipes
+        .into_iter()
         .filter_map(|recipe| {
             Some(Item {
-                op: recipe.op().to_owned(),
-                direction: direction(&recipe),
+                direction: if recipe.backward { Direction::Backward } else { Direction::Forward },
+                op: recipe.op.clone(),
                 source: Source::Sweep,
                 case: serde_json::to_value(&recipe).ok()?,
             })
@@ -128,17 +131,12 @@ fn sweep(asked: &Asked, quick: bool) -> Vec<Item> {
         .collect()
 }
 
-fn direction(recipe: &Recipe) -> Direction {
-    if recipe.backward() { Direction::Backward } else { Direction::Forward }
-}
-
 fn draws(column: usize, asked: &Asked, quick: bool) -> impl Iterator<Item = Job> {
     let count = if quick { QUICK_DRAWS } else { DRAWS };
     let ops = operations().into_iter().filter(|op| chosen(&asked.ops, op));
     ops.flat_map(move |op| {
         Direction::ALL.into_iter().filter_map(move |direction| {
-            recipe::strategy(op, direction == Direction::Backward)?;
-            Some(Job { column, op: op.to_owned(), direction, work: Work::Draws(count) })
+            (direction == Direction::Forward || sweep::has_gradient(op)).then(|| Job { column, op: op.to_owned(), direction, work: Work::Draws(count) })
         })
     })
 }

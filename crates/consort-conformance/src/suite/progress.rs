@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::sweep::Job;
+use super::work::Job;
 use crate::report::{clock, what};
 
 /// How often the line is written anew.
