@@ -110,10 +110,9 @@ fn build(features: Option<&str>) -> Result<Option<PathBuf>> {
     // The profile of tests is optimised, and shares what `cargo test --workspace` has built.
     let mut command = cargo(&["build", "--quiet", "--package", RUNNER, "--profile", "test"]);
     command.arg("--message-format=json-render-diagnostics");
-    match features {
-        Some(features) => command.args(["--no-default-features", "--features", features]),
-        None => command.arg("--all-features"),
-    };
+    if let Some(features) = features {
+        command.args(["--no-default-features", "--features", features]);
+    }
     let output =
         command.stderr(Stdio::inherit()).output().with_context(|| format!("cannot start `{}`", shown(&command)))?;
     if !output.status.success() {

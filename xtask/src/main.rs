@@ -1,4 +1,4 @@
-//! Build tasks of the workspace: `cargo xtask ci | test | golden | compare`.
+//! Build tasks of the workspace: `cargo xtask ci | test | golden | compare | new-backend`.
 //!
 //! They are the only build scripts: a laptop and the CI machine run the same ones. No backend is linked here;
 //! [`compare`] builds the runner with those asked for. Exit status: 0 done, 1 failed, 2 wrong usage.
@@ -8,7 +8,9 @@
 mod ci;
 mod compare;
 mod golden;
+mod new_backend;
 mod process;
+mod rehearsal;
 mod workspace;
 
 use std::process::ExitCode;
@@ -33,6 +35,8 @@ enum Task {
     Compare(compare::Arguments),
     /// Makes golden models and vectors anew, with torch in a virtual environment of its own.
     Golden(golden::Arguments),
+    /// Makes a backend of three methods that passes everything, for making native.
+    NewBackend(new_backend::Arguments),
 }
 
 /// How a task ended when nothing kept it from running.
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
         Task::Test => ci::test(),
         Task::Compare(arguments) => compare::run(arguments),
         Task::Golden(arguments) => golden::run(&arguments),
+        Task::NewBackend(arguments) => new_backend::run(&arguments),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

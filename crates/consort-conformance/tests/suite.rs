@@ -20,7 +20,7 @@ use consort_conformance::{
     sweep::{Depth, recipes},
 };
 use consort_core::{
-    Backend, Device, FusedOf, Fused, HostData, Nothing, Outputs, PrimitiveOf, Ready, Result, Spec, TensorOf,
+    Backend, Device, Fused, FusedOf, HostData, Nothing, Outputs, PrimitiveOf, Ready, Result, Spec, TensorOf,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
@@ -64,7 +64,8 @@ fn victim(op: &str) -> &'static Recipe {
 /// Its first element.
 fn mark(op: &str) -> f32 {
     static MARKS: OnceLock<Vec<f32>> = OnceLock::new();
-    let marks = MARKS.get_or_init(|| victims().iter().map(|recipe| first(&recipe.problem().expect("a problem"))).collect());
+    let marks =
+        MARKS.get_or_init(|| victims().iter().map(|recipe| first(&recipe.problem().expect("a problem"))).collect());
     let at = victims().iter().position(|recipe| recipe.op == op).expect("one for each");
     marks[at]
 }
@@ -260,13 +261,20 @@ fn exactly_the_faults() -> Result<(), Failed> {
 
     let page = std::fs::read_to_string(&html)?;
     for shown in [&printed, &page] {
-        for word in ["CRASHED", "signal 6", "TIMED OUT", "values", "no such device", "soft_cap", "gated", "activation"] {
+        for word in ["CRASHED", "signal 6", "TIMED OUT", "values", "no such device", "soft_cap", "gated", "activation"]
+        {
             check(shown.contains(word), format!("no {word:?} in\n{shown}"))?;
         }
     }
     check(printed.contains("absent was SKIPPED: no such device"), printed.clone())?;
-    check(!page.contains("http://") || page.matches("http://").count() == page.matches("http://www.w3.org").count(), "the page loads something")?;
-    let embedded = page.split(r#"<script id="data" type="application/json">"#).nth(1).and_then(|rest| rest.split("</script>").next());
+    check(
+        !page.contains("http://") || page.matches("http://").count() == page.matches("http://www.w3.org").count(),
+        "the page loads something",
+    )?;
+    let embedded = page
+        .split(r#"<script id="data" type="application/json">"#)
+        .nth(1)
+        .and_then(|rest| rest.split("</script>").next());
     let embedded: Value = serde_json::from_str(embedded.ok_or("no data in the page")?)?;
     check(embedded["totals"] == report["totals"], "the page has other totals")
 }
@@ -276,7 +284,10 @@ fn replays() -> Result<(), Failed> {
     let recipe = victim("activation");
     let output = start("runner", &["--quick", "--backend", "broken", "--ops", "activation"])?;
     let printed = text(&output.stdout);
-    let again = printed.lines().find_map(|line| line.trim().strip_prefix("again: cargo xtask compare ")).ok_or(printed.clone())?;
+    let again = printed
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("again: cargo xtask compare "))
+        .ok_or(printed.clone())?;
     let words = shell(again)?;
     check(words.last().is_some_and(|last| *last == recipe.to_string()), format!("{words:?} of {recipe}"))?;
     let output = start("runner", &words.iter().map(String::as_str).collect::<Vec<_>>())?;

@@ -15,4 +15,5 @@ macro_rules! candidates {
 
 candidates! {
     "scalar" => || Ok(consort_scalar::Single::new());
+    "template" => || Ok(consort_template::Template::new());
 }

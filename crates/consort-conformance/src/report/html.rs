@@ -23,10 +23,9 @@ pub(crate) fn page(report: &Report) -> Result<String, Error> {
     let text = data(report).to_string();
     // A script element ends at `</script`, wherever that stands; JSON has no `<` outside of strings.
     let text = text.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029");
-    let (before, after) = PAGE.split_once(DATA).ok_or_else(|| Error::Malformed {
-        path: "page.html".into(),
-        what: format!("no {DATA} in the template"),
-    })?;
+    let (before, after) = PAGE
+        .split_once(DATA)
+        .ok_or_else(|| Error::Malformed { path: "page.html".into(), what: format!("no {DATA} in the template") })?;
     Ok(format!("{before}{text}{after}"))
 }
 
@@ -87,7 +86,11 @@ fn curves(report: &Report) -> Vec<Value> {
         let model = words(&event["model"]);
         let layers = event["report"]["layers"].as_array().map_or(&[][..], Vec::as_slice);
         let points = |key: &str| -> Vec<Value> {
-            layers.iter().filter(|layer| !layer[key].is_null()).map(|layer| json!([layer["name"], layer[key]])).collect()
+            layers
+                .iter()
+                .filter(|layer| !layer[key].is_null())
+                .map(|layer| json!([layer["name"], layer[key]]))
+                .collect()
         };
         if layers.is_empty() {
             continue;
@@ -98,7 +101,8 @@ fn curves(report: &Report) -> Vec<Value> {
             curves.push(json!({"title": model, "sub": sub, "name": "scalar f32 (floor)", "floor": true, "points": points("floor")}));
         }
         let bar = &event["report"]["bar"];
-        curves.push(json!({"title": model, "sub": sub, "name": event["backend"], "bar": bar, "points": points("error")}));
+        curves
+            .push(json!({"title": model, "sub": sub, "name": event["backend"], "bar": bar, "points": points("error")}));
     }
     curves
 }

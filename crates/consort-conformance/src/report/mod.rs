@@ -475,7 +475,8 @@ impl Cell {
 
     /// The levels that occurred: `Native`, `Native+Host`; `-` where nothing ran.
     pub fn level(&self) -> String {
-        let names = Level::ALL.into_iter().zip(self.levels).filter(|(_, count)| *count > 0).map(|(level, _)| level.name());
+        let names =
+            Level::ALL.into_iter().zip(self.levels).filter(|(_, count)| *count > 0).map(|(level, _)| level.name());
         let names: Vec<&str> = names.collect();
         if names.is_empty() { "-".to_owned() } else { names.join("+") }
     }
@@ -535,11 +536,7 @@ pub(crate) fn budget(x: f64) -> String {
 
 /// A time with its unit.
 pub(crate) fn time(seconds: f64) -> String {
-    if seconds >= 0.1 {
-        format!("{seconds:.1} s")
-    } else {
-        format!("{:.1} ms", seconds * 1e3)
-    }
+    if seconds >= 0.1 { format!("{seconds:.1} s") } else { format!("{:.1} ms", seconds * 1e3) }
 }
 
 /// Minutes and seconds.

@@ -87,13 +87,21 @@ fn operations(report: &Report) -> Vec<String> {
     for line in &table {
         let cells = line.iter().zip(&widths).enumerate().map(|(at, (text, &width))| {
             let first = at > 0 && (at - 1) % COLUMNS.len() == 0;
-            let gap = if at == 0 { "" } else if first && columns.len() > 1 { " │ " } else { "  " };
+            let gap = if at == 0 {
+                ""
+            } else if first && columns.len() > 1 {
+                " │ "
+            } else {
+                "  "
+            };
             format!("{gap}{}", pad(text, width, at > 0 && !first))
         });
         out.push(cells.collect::<String>().trim_end().to_owned());
     }
     out.push(String::new());
-    out.push("budget: greatest error ÷ derived bound, 0 is exact, above 1 fails; time: one run of each case".to_owned());
+    out.push(
+        "budget: greatest error ÷ derived bound, 0 is exact, above 1 fails; time: one run of each case".to_owned(),
+    );
     out.extend(columns.iter().flat_map(|&column| profile(report, column, &cells)));
     out
 }
@@ -136,8 +144,11 @@ fn profile(report: &Report, index: usize, cells: &[Cell]) -> Vec<String> {
         weights.iter().map(|(name, (cases, most))| format!("{name} {} in {cases}", budget(*most))).collect();
     let mut out = vec![format!("{}: profile {}", column.label(), profiles.join(", "))];
     if let Some(figures) = column.profile.as_object() {
-        let figures: Vec<String> =
-            figures.iter().filter(|(key, _)| *key != "name" && *key != "weight").map(|(key, value)| figure(key, value)).collect();
+        let figures: Vec<String> = figures
+            .iter()
+            .filter(|(key, _)| *key != "name" && *key != "weight")
+            .map(|(key, value)| figure(key, value))
+            .collect();
         out.push(format!("  {}", figures.join(", ")));
     }
     out.push(format!("  budget by weights: {}", weights.join(", ")));
@@ -183,7 +194,9 @@ fn model(event: &Value) -> Vec<String> {
     let agrees = event["agrees"] == true;
     if report.is_null() {
         let mut row = vec!["-".to_owned(); MODELS.len()];
-        for (at, cell) in [(0, text(&event["model"])), (1, text(&event["backend"])), (MODELS.len() - 1, "ERROR".to_owned())] {
+        for (at, cell) in
+            [(0, text(&event["model"])), (1, text(&event["backend"])), (MODELS.len() - 1, "ERROR".to_owned())]
+        {
             if let Some(place) = row.get_mut(at) {
                 *place = cell;
             }

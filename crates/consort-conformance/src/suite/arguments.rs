@@ -51,6 +51,10 @@ pub(crate) struct Arguments {
     /// Runs models operation by operation beside the oracle, names the first guilty one and writes a case that replays it.
     #[arg(long)]
     pub(crate) lockstep: bool,
+    /// Plants faults, one at a time, in a wrapped backend, in formulas and in the scalar backend's source, and shows what
+    /// finds each; nothing else is compared.
+    #[arg(long)]
+    pub(crate) self_test: bool,
     /// Writes everything that was found to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -98,7 +102,8 @@ impl Arguments {
                 return Err(unknown("operation", pattern, &names, "in the contract"));
             }
         }
-        let threads = self.threads.iter().map(|text| positive("--threads", text).map(Some)).collect::<Result<Vec<_>, _>>()?;
+        let threads =
+            self.threads.iter().map(|text| positive("--threads", text).map(Some)).collect::<Result<Vec<_>, _>>()?;
         let fallback = match self.fallback.as_deref() {
             None => None,
             Some("allow") => Some(Policy::Allow),
@@ -144,11 +149,7 @@ pub(crate) fn chosen(patterns: &[String], name: &str) -> bool {
 
 /// Whether `name` contains `pattern` or, where that has `*` or `?`, is such a name as a whole.
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
-    if pattern.contains(['*', '?']) {
-        glob(pattern.as_bytes(), name.as_bytes())
-    } else {
-        name.contains(pattern)
-    }
+    if pattern.contains(['*', '?']) { glob(pattern.as_bytes(), name.as_bytes()) } else { name.contains(pattern) }
 }
 
 fn glob(pattern: &[u8], name: &[u8]) -> bool {

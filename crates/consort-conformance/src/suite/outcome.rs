@@ -39,7 +39,8 @@ impl Finished<'_> {
     /// Marks failures that were expected, and tells of those that did not happen.
     fn known(&self, report: &mut Report) {
         for (index, column) in report.columns.iter_mut().enumerate() {
-            let known = self.candidates.iter().find(|own| own.name() == column.backend).map_or(&[][..], Candidate::known);
+            let known =
+                self.candidates.iter().find(|own| own.name() == column.backend).map_or(&[][..], Candidate::known);
             for (trial, reason) in known {
                 let (mut ran, mut failed) = (false, false);
                 let own = report.cases.iter_mut().filter(|case| case.column == index);

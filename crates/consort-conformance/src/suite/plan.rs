@@ -78,7 +78,9 @@ impl Plan {
         for folder in &arguments.cases {
             folders.extend(read(folder)?);
         }
-        if sweeps && let Some(vectors) = arguments.root.as_deref().map(|root| root.join("tests/vectors")).filter(|path| path.is_dir())
+        if sweeps
+            && let Some(vectors) =
+                arguments.root.as_deref().map(|root| root.join("tests/vectors")).filter(|path| path.is_dir())
         {
             folders.extend(read(&vectors)?);
         }
@@ -155,7 +157,12 @@ fn draws(column: usize, asked: &Asked, quick: bool) -> impl Iterator<Item = Job>
     let ops = operations().into_iter().filter(|op| chosen(&asked.ops, op));
     ops.flat_map(move |op| {
         Direction::ALL.into_iter().filter_map(move |direction| {
-            (direction == Direction::Forward || sweep::has_gradient(op)).then(|| Job { column, op: op.to_owned(), direction, work: Work::Draws(count) })
+            (direction == Direction::Forward || sweep::has_gradient(op)).then(|| Job {
+                column,
+                op: op.to_owned(),
+                direction,
+                work: Work::Draws(count),
+            })
         })
     })
 }

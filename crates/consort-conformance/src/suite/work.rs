@@ -271,8 +271,10 @@ impl Worker<'_> {
             Err(Some(Lost::TimedOut(limit))) => format!("TIMED OUT: nothing within {} s", limit.as_secs_f64()),
             Ok(()) | Err(_) => return self.tell(News::Steps(1)),
         };
-        self.tell(News::Model(json!({"event": "error", "model": job.op, "agrees": false, "error": failure, "failures": [failure]}
-        )));
+        self.tell(News::Model(
+            json!({"event": "error", "model": job.op, "agrees": false, "error": failure, "failures": [failure]}
+            ),
+        ));
         self.tell(News::Steps(1));
     }
 
@@ -332,7 +334,9 @@ impl Worker<'_> {
                     Err(error) => (error.to_string(), Some(format!("its process answers wrongly: {error}"))),
                 },
                 Err(Lost::Interrupted) => return Err(Some(Lost::Interrupted)),
-                Err(Lost::Crashed(how) | Lost::Before(how)) => (how.clone(), Some(format!("opening it CRASHED: {how}"))),
+                Err(Lost::Crashed(how) | Lost::Before(how)) => {
+                    (how.clone(), Some(format!("opening it CRASHED: {how}")))
+                }
                 Err(Lost::TimedOut(limit)) => {
                     let how = format!("opening it TIMED OUT after {} s", limit.as_secs());
                     (how.clone(), Some(how))
@@ -380,11 +384,7 @@ impl Worker<'_> {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Opened {
     /// It is open.
-    Open {
-        title: String,
-        float: String,
-        profile: Value,
-    },
+    Open { title: String, float: String, profile: Value },
     /// It does not work here.
     Unavailable(String),
 }
