@@ -41,7 +41,7 @@ fn data(report: &Report) -> Value {
     fields.insert("fused".to_owned(), json!(Fused::<(), (), ()>::NAMES));
     fields.insert("weighted".to_owned(), json!(["linear", "embedding", "linear_backward_input"]));
     fields.insert("date".to_owned(), json!(date()));
-    fields.insert("model_rows".to_owned(), json!(table::model_rows(report)));
+    fields.insert("tables".to_owned(), json!(table::model_tables(report)));
     fields.insert("curves".to_owned(), json!(curves(report)));
     if let Some(columns) = fields.get_mut("columns").and_then(Value::as_array_mut) {
         for (value, column) in columns.iter_mut().zip(&report.columns) {

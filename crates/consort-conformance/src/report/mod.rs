@@ -317,6 +317,12 @@ impl Report {
         compared && !self.interrupted && totals.failed + totals.models_disagree + totals.troubles == 0
     }
 
+    /// The backend of an event, as it was run.
+    pub(crate) fn whose(&self, event: &Value) -> String {
+        let column = event["column"].as_u64().and_then(|index| self.columns.get(index as usize));
+        column.map_or_else(|| words(&event["backend"]), Column::label)
+    }
+
     /// Everything that is wrong: at most `each` cases of one operation on one backend, the worst first, then how many more
     /// there are.
     pub fn failures(&self, each: usize) -> Vec<Failure> {
@@ -363,17 +369,56 @@ impl Report {
                 failures.push(Failure { title, lines: Vec::new(), replay: String::new(), cell: None });
             }
         }
-        failures.extend(self.models.iter().filter(|event| event["agrees"] == false).map(|event| Failure {
-            title: format!("{} on {}: the model disagrees", words(&event["model"]), words(&event["backend"])),
-            lines: event["failures"].as_array().into_iter().flatten().map(words).collect(),
-            replay: words(&event["replay"]),
-            cell: None,
+        failures.extend(self.models.iter().filter(|event| event["agrees"] == false).map(|event| {
+            Failure {
+                title: format!(
+                    "{} with {} weights on {}: {}",
+                    words(&event["model"]),
+                    words(&event["weight_dtype"]),
+                    self.whose(event),
+                    match event["event"].as_str() {
+                        Some("training") => "training",
+                        Some("lockstep") => "lockstep",
+                        Some("error") => "error",
+                        _ => "the whole model",
+                    }
+                ),
+                lines: event["failures"]
+                    .as_array()
+                    .map_or_else(|| vec![words(&event["error"])], |failures| failures.iter().map(words).collect()),
+                replay: event["replay"].as_str().unwrap_or_default().to_owned(),
+                cell: None,
+            }
         }));
         failures
     }
 }
 
 impl Case {
+    /// One that has not come to anything yet.
+    pub(crate) fn unknown(op: &str, direction: Direction, source: Source, case: &Value) -> Self {
+        Self {
+            op: op.to_owned(),
+            direction,
+            source,
+            case: case.clone(),
+            column: 0,
+            outcome: Outcome::Failed,
+            reason: None,
+            shapes: String::new(),
+            level: None,
+            profile: String::new(),
+            weight: WeightDType::F32,
+            budget: f64::INFINITY,
+            worst: None,
+            checks: Vec::new(),
+            findings: Vec::new(),
+            seconds: 0.0,
+            bits: None,
+            replay: String::new(),
+        }
+    }
+
     /// The names of the checks that did not hold.
     fn named(&self) -> String {
         let mut names: Vec<&str> = Vec::new();

@@ -3,7 +3,6 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Parser;
-use consort_core::Policy;
 use serde_json::Value;
 
 use crate::{ops, report::place};
@@ -61,7 +60,7 @@ pub(crate) struct Arguments {
     /// Writes one self-contained page to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
-    /// Seconds that one case may take; models have thirty times as long for each step.
+    /// Seconds that one case may take; a step of a model has longer, by its size.
     #[arg(long, value_name = "SECONDS", default_value = LIMIT)]
     pub(crate) limit: String,
     /// Processes that run cases side by side; times are cleanest with one.
@@ -79,7 +78,6 @@ pub(crate) struct Asked {
     pub(crate) ops: Vec<String>,
     /// Numbers of threads; one `None` where the backend chooses.
     pub(crate) threads: Vec<Option<usize>>,
-    pub(crate) fallback: Option<Policy>,
     pub(crate) case: Option<Value>,
     pub(crate) limit: Duration,
     pub(crate) jobs: usize,
@@ -104,13 +102,10 @@ impl Arguments {
         }
         let threads =
             self.threads.iter().map(|text| positive("--threads", text).map(Some)).collect::<Result<Vec<_>, _>>()?;
-        let fallback = match self.fallback.as_deref() {
-            None => None,
-            Some("allow") => Some(Policy::Allow),
-            Some("warn") => Some(Policy::Warn),
-            Some("deny") => Some(Policy::Deny),
-            Some(other) => return Err(unknown("fall-back policy", other, &["allow", "warn", "deny"], "known")),
-        };
+        let policies = ["allow", "warn", "deny"];
+        if let Some(other) = self.fallback.as_deref().filter(|given| !policies.contains(given)) {
+            return Err(unknown("fall-back policy", other, &policies, "known"));
+        }
         let case = match &self.case {
             None => None,
             Some(text) => Some(serde_json::from_str(text).map_err(|error| format!("--case is not JSON: {error}"))?),
@@ -121,7 +116,6 @@ impl Arguments {
             backends: self.backends.clone(),
             ops: self.ops.clone(),
             threads: if threads.is_empty() { vec![None] } else { threads },
-            fallback,
             case,
             limit: limit.ok_or_else(|| format!("--limit '{}' is not a time: expected seconds, as 20", self.limit))?,
             jobs: self.jobs.as_deref().map_or(Ok(1), |text| positive("--jobs", text))?,

@@ -151,7 +151,8 @@ fn rows<B: Backend>(found: &mut Checked, device: &Device<B>, problem: &Problem, 
         };
         let expected = outputs.iter().filter_map(|output| slice(whole, output, &range, rows));
         // A gradient of a view is added to zeros, that of a whole buffer is not: −0 becomes 0.
-        let plain = |output: Output| if backward { Output { data: without_signs(output.data), ..output } } else { output };
+        let plain =
+            |output: Output| if backward { Output { data: without_signs(output.data), ..output } } else { output };
         let expected: Vec<Output> = expected.map(plain).collect();
         let outputs: Vec<Output> = outputs.into_iter().map(plain).collect();
         if let Some(worst) = judge::same_bits(&outputs, &expected) {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     candidate::{Candidate, Opened},
-    check::{self, Checked},
+    check::Checked,
     work::{self, Settings},
 };
 use crate::{
@@ -67,26 +67,7 @@ pub(crate) fn main(candidates: &[Candidate], arguments: &[OsString]) -> Option<E
 
 /// What a case came to.
 fn case(candidate: &Candidate, device: &dyn Opened, source: Source, value: &Value) -> Case {
-    let mut found = Case {
-        op: String::new(),
-        direction: Direction::Forward,
-        source,
-        case: value.clone(),
-        column: 0,
-        outcome: Outcome::Failed,
-        reason: None,
-        shapes: String::new(),
-        level: None,
-        profile: String::new(),
-        weight: WeightDType::F32,
-        budget: f64::INFINITY,
-        worst: None,
-        checks: Vec::new(),
-        findings: Vec::new(),
-        seconds: 0.0,
-        bits: None,
-        replay: String::new(),
-    };
+    let mut found = Case::unknown("", Direction::Forward, source, value);
     let checked = match problem(value) {
         Ok((problem, file)) => {
             found.op.clone_from(&problem.op);

@@ -162,8 +162,7 @@ fn execute(candidates: &[Candidate], plan: &Plan, asked: &Asked, arguments: &Arg
     let settings: Vec<Settings> = plan.columns.iter().map(|column| column.settings(candidates, arguments)).collect();
     let mut columns: Vec<Column> = settings.iter().map(column).collect();
     let mut report = Report { quick: arguments.quick, ..Report::default() };
-    let terms =
-        Terms { limit: asked.limit, model_limit: asked.limit * 30, processes: asked.jobs, echo: asked.case.is_some() };
+    let terms = Terms { limit: asked.limit, processes: asked.jobs, echo: asked.case.is_some() };
     let mut progress = progress::Progress::new(plan.jobs.iter().map(|job| job.work.steps()).sum());
     let mut found = Vec::new();
     work::run(&settings, &mut columns, &plan.jobs, &terms, |at, news| {

@@ -1,6 +1,10 @@
 //! What is to be run: columns of backends, and jobs in order.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use consort_core::WeightDType;
 use serde_json::{Value, json};
@@ -126,7 +130,7 @@ impl Plan {
                 column,
                 op: name.clone(),
                 direction: Direction::Forward,
-                work: Work::Model(json!(request)),
+                work: Work::Model(json!(request), time_for(&request.model, asked.limit)),
             }));
         }
         Ok(Self { columns, jobs, whole: sweeps })
@@ -206,6 +210,14 @@ fn models(arguments: &Arguments, asked: &Asked) -> Result<Vec<(String, ModelRequ
         (golden.name, request)
     };
     Ok(found.into_iter().map(request).collect())
+}
+
+/// How long a step of a model may take: thirty times a case, and four seconds more for each megabyte of its files, for
+/// the oracle computes in plain loops.
+fn time_for(directory: &Path, limit: Duration) -> Duration {
+    let files = fs::read_dir(directory).into_iter().flatten().flatten();
+    let bytes: u64 = files.filter_map(|file| fs::metadata(file.path()).ok()).map(|file| file.len()).sum();
+    limit * 30 + Duration::from_secs(4 * (bytes >> 20))
 }
 
 /// Where cases of guilty operations are written: beside what cargo builds.

@@ -1,6 +1,7 @@
 //! Runs a list of jobs on backends, each backend in processes of its own, and gives back what every job came to.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use consort_core::{Policy, WeightDType};
+use consort_core::Policy;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -26,6 +27,9 @@ const OPENING: Duration = Duration::from_secs(120);
 const CLOSING: Duration = Duration::from_secs(20);
 /// How many draws that end the process are made smaller.
 const SHRINKS_OF_CRASHES: usize = 12;
+
+/// How many cases of an operation may time out until its others are left out.
+const MOST_LATE: usize = 5;
 
 /// What a process is started with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -58,8 +62,8 @@ pub(crate) enum Work {
     Case(Source, Value),
     /// So many draws, until one fails.
     Draws(u32),
-    /// A whole model: the request.
-    Model(Value),
+    /// A whole model: the request, and how long each of its steps may take.
+    Model(Value, Duration),
 }
 
 impl Work {
@@ -67,7 +71,7 @@ impl Work {
     pub(crate) fn steps(&self) -> usize {
         match self {
             Self::Draws(count) => *count as usize,
-            Self::Case(..) | Self::Model(_) => 1,
+            Self::Case(..) | Self::Model(..) => 1,
         }
     }
 }
@@ -76,7 +80,6 @@ impl Work {
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
     pub(crate) limit: Duration,
-    pub(crate) model_limit: Duration,
     pub(crate) processes: usize,
     /// Whether what backends print themselves is shown.
     pub(crate) echo: bool,
@@ -97,9 +100,23 @@ struct Shared<'a> {
     settings: &'a [Settings],
     columns: Mutex<&'a mut [Column]>,
     terms: &'a Terms,
+    /// How many cases of an operation have timed out, by column.
+    late: Mutex<BTreeMap<(usize, String, Direction), usize>>,
 }
 
 impl<'a> Shared<'a> {
+    fn new(settings: &'a [Settings], columns: &'a mut [Column], terms: &'a Terms) -> Self {
+        Self { settings, columns: Mutex::new(columns), terms, late: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// The cases of the job's operation that have timed out so far, `more` included.
+    fn late(&self, job: &Job, more: usize) -> usize {
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = late.entry((job.column, job.op.clone(), job.direction)).or_default();
+        *count += more;
+        *count
+    }
+
     fn columns(&self) -> MutexGuard<'_, &'a mut [Column]> {
         self.columns.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -123,7 +140,7 @@ pub(crate) fn run(
     terms: &Terms,
     mut hear: impl FnMut(usize, News),
 ) {
-    let shared = Shared { settings, columns: Mutex::new(columns), terms };
+    let shared = Shared::new(settings, columns, terms);
     let next = AtomicUsize::new(0);
     let (to, news) = mpsc::channel();
     thread::scope(|scope| {
@@ -152,7 +169,7 @@ pub(crate) fn run(
 
 /// Opens every column's backend and lets it go again: whether it works here.
 pub(crate) fn open(settings: &[Settings], columns: &mut [Column], terms: &Terms) {
-    let shared = Shared { settings, columns: Mutex::new(columns), terms };
+    let shared = Shared::new(settings, columns, terms);
     let (to, _) = mpsc::channel();
     let mut worker = Worker { shared: &shared, to, child: None, job: 0, last: None };
     for column in 0..settings.len() {
@@ -187,12 +204,16 @@ impl Worker<'_> {
                 }
             }
             Work::Draws(count) => self.draws(job, *count),
-            Work::Model(request) => self.model(job, request),
+            Work::Model(request, limit) => self.model(job, request, *limit),
         }
     }
 
     /// A case's end; `None` where the backend is not there, or after Ctrl-C.
     fn case(&mut self, job: &Job, source: Source, case: &Value) -> Option<Case> {
+        if self.shared.late(job, 0) >= MOST_LATE {
+            let reason = format!("not run, for {MOST_LATE} cases of this operation had timed out");
+            return Some(Case { reason: Some(reason), ..Case::new(job, source, case, Outcome::Skipped) });
+        }
         let request = json!({"source": source, "case": case});
         let mut answer = None;
         let lost = match self.ask(job.column, &request, self.shared.terms.limit, |value| answer = Some(value)) {
@@ -206,30 +227,14 @@ impl Worker<'_> {
             },
             Err(Some(Lost::Crashed(how))) => ("CRASHED", how),
             Err(Some(Lost::TimedOut(limit))) => {
+                self.shared.late(job, 1);
                 ("TIMED OUT", format!("no answer within {} s (--limit)", limit.as_secs_f64()))
             }
             Err(Some(Lost::Before(_) | Lost::Interrupted) | None) => return None,
         };
-        Some(Case {
-            op: job.op.clone(),
-            direction: job.direction,
-            source,
-            case: case.clone(),
-            column: job.column,
-            outcome: Outcome::Failed,
-            reason: None,
-            shapes: String::new(),
-            level: None,
-            profile: String::new(),
-            weight: WeightDType::F32,
-            budget: f64::INFINITY,
-            worst: None,
-            checks: Vec::new(),
-            findings: vec![Finding { check: lost.0.to_owned(), message: lost.1, worst: None }],
-            seconds: 0.0,
-            bits: None,
-            replay: String::new(),
-        })
+        let (check, message) = (lost.0.to_owned(), lost.1);
+        let findings = vec![Finding { check, message, worst: None }];
+        Some(Case { findings, ..Case::new(job, source, case, Outcome::Failed) })
     }
 
     fn draws(&mut self, job: &Job, count: u32) {
@@ -260,21 +265,30 @@ impl Worker<'_> {
         self.tell(News::Steps((count as usize).saturating_sub(done)));
     }
 
-    fn model(&mut self, job: &Job, request: &Value) {
-        let (to, at) = (self.to.clone(), self.job);
-        let column = job.column;
-        let result = self.ask(column, request, self.shared.terms.model_limit, |event| {
+    fn model(&mut self, job: &Job, request: &Value, limit: Duration) {
+        let (to, at, column) = (self.to.clone(), self.job, job.column);
+        let mut last = Value::Null;
+        let result = self.ask(column, request, limit, |mut event| {
+            last = event["weight_dtype"].clone();
+            event["column"] = json!(column);
             let _ = to.send((at, News::Model(event)));
         });
-        let failure = match result {
-            Err(Some(Lost::Crashed(how))) => format!("CRASHED: {how}"),
-            Err(Some(Lost::TimedOut(limit))) => format!("TIMED OUT: nothing within {} s", limit.as_secs_f64()),
-            Ok(()) | Err(_) => return self.tell(News::Steps(1)),
+        let error = match result {
+            Err(Some(Lost::Crashed(how))) => Some(format!("CRASHED: {how}")),
+            Err(Some(Lost::TimedOut(limit))) => Some(format!("TIMED OUT: nothing within {} s", limit.as_secs_f64())),
+            Ok(()) | Err(_) => None,
         };
-        self.tell(News::Model(
-            json!({"event": "error", "model": job.op, "agrees": false, "error": failure, "failures": [failure]}
-            ),
-        ));
+        if let Some(error) = error {
+            let settings = self.shared.settings.get(column);
+            // What weights were kept as when it ended is what comes after the last that was told.
+            let dtypes = request["dtypes"].as_array().map_or(&[][..], Vec::as_slice);
+            let next = dtypes.iter().position(|dtype| *dtype == last).map_or(0, |index| index + 1);
+            self.tell(News::Model(json!({
+                "event": "error", "backend": settings.map(|own| &own.backend), "column": column, "model": job.op,
+                "directory": request["model"], "weight_dtype": dtypes.get(next).or(dtypes.last()), "agrees": false,
+                "error": error,
+            })));
+        }
         self.tell(News::Steps(1));
     }
 
@@ -376,6 +390,18 @@ impl Worker<'_> {
                 Err(Lost::TimedOut(_)) => column.troubles.push("its process does not end".to_owned()),
             }
         });
+    }
+}
+
+impl Case {
+    /// One of which nothing is known but what was asked.
+    fn new(job: &Job, source: Source, case: &Value, outcome: Outcome) -> Self {
+        Self {
+            column: job.column,
+            outcome,
+            budget: f64::INFINITY,
+            ..Self::unknown(&job.op, job.direction, source, case)
+        }
     }
 }
 
