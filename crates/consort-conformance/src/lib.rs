@@ -28,6 +28,7 @@ pub mod codec;
 pub mod compare;
 mod error;
 pub mod golden;
+pub mod gradient;
 pub mod judge;
 pub mod measure;
 mod number;
