@@ -44,8 +44,11 @@ pub struct Judgement {
     pub worst: Option<Worst>,
     /// How many elements were looked at.
     pub elements: usize,
-    /// Outputs whose bounds say too little: a fault of the case, and no agreement.
+    /// Outputs whose bounds say too little: a fault of the case.
     pub vague: Vec<String>,
+    /// Whether there is an output whose bounds say enough, and none with an element that nothing is known of. Otherwise
+    /// the case is no agreement, whatever was found.
+    pub tells: bool,
     /// A hash of all that was given: sizes, types and bits.
     pub bits: u64,
 }
@@ -53,7 +56,7 @@ pub struct Judgement {
 impl Judgement {
     /// Whether every element is within its bound, and the bounds say something.
     pub fn passed(&self) -> bool {
-        self.budget <= 1.0 && self.vague.is_empty()
+        self.within() && self.tells
     }
 
     /// As a line, what is wrong; `None` where nothing is.
@@ -67,7 +70,7 @@ impl Judgement {
                     self.budget
                 ))
             }
-            _ if !self.vague.is_empty() => Some(format!(
+            _ if !self.tells => Some(format!(
                 "unbounded case: the bounds of {} say too little for agreement to mean anything",
                 self.vague.join(", ")
             )),
@@ -82,7 +85,8 @@ impl Judgement {
 
 /// Compares what a device gave with what is expected. Outputs are found by name; one that is not expected is not looked at.
 pub fn judge(actual: &[Output], expected: &[Bounded]) -> Judgement {
-    let mut judgement = Judgement { budget: 0.0, worst: None, elements: 0, vague: Vec::new(), bits: hash(actual) };
+    let mut judgement =
+        Judgement { budget: 0.0, worst: None, elements: 0, vague: Vec::new(), tells: true, bits: hash(actual) };
     for expected in expected {
         if expected.vague {
             judgement.vague.push(expected.name.clone());
@@ -108,6 +112,8 @@ pub fn judge(actual: &[Output], expected: &[Bounded]) -> Judgement {
             }
         }
     }
+    let vague = !expected.is_empty() && judgement.vague.len() == expected.len();
+    judgement.tells = !vague && !expected.iter().any(Bounded::unbounded);
     judgement
 }
 

@@ -24,6 +24,7 @@
 )]
 
 pub mod bounds;
+pub mod case_file;
 pub mod codec;
 pub mod compare;
 mod error;

@@ -15,7 +15,7 @@ mod movement;
 mod profile;
 mod sums;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use consort_core::{
     Backend, DType, Device, FusedOf, HostData, Nothing, Outputs, Primitive, PrimitiveOf, Ready, Result, Shape, Spec,
@@ -48,21 +48,24 @@ pub struct Bounded {
     /// Where values must be equal, whether the signs of zeros must be, too.
     pub bits: bool,
     /// Whether the bounds say too little for agreement to mean anything: one of them is infinite, or more than half are
-    /// greater than half of their value.
+    /// greater than half of their value and 2⁻⁸ of the greatest.
     pub vague: bool,
 }
-
-/// Half of a number; and a distance that no number of full precision in f32 can be taken for.
-const VAGUE: (f64, f64) = (0.5, 7.5e-37);
 
 impl Bounded {
     /// An output; whether it is vague is seen from the numbers.
     pub fn new(name: String, sizes: Vec<usize>, dtype: DType, values: Vec<f64>, errors: Vec<f64>) -> Self {
-        let says_little = |(value, error): &(&f64, &f64)| !(**error <= VAGUE.0 * value.abs() + VAGUE.1);
-        let says_nothing = |error: &f64| !error.is_finite();
-        let little = values.iter().zip(&errors).filter(says_little).count();
-        let vague = 2 * little > values.len() || errors.iter().any(says_nothing);
+        let magnitudes = values.iter().map(|value| value.abs()).filter(|value| value.is_finite());
+        let greatest = magnitudes.fold(0.0, f64::max);
+        let enough = |(value, error): &(&f64, &f64)| **error <= 0.5 * value.abs() + greatest / 256.0;
+        let much = values.iter().zip(&errors).filter(enough).count();
+        let vague = 2 * much < values.len() || errors.iter().any(|error| !error.is_finite());
         Self { name, sizes, dtype, values, errors, bits: false, vague }
+    }
+
+    /// Whether there is an element that nothing is known of.
+    pub fn unbounded(&self) -> bool {
+        self.errors.iter().any(|error| !error.is_finite())
     }
 }
 
@@ -77,15 +80,8 @@ pub fn expected(problem: &Problem, profile: &Profile) -> Result<Vec<Bounded>, Er
 /// As [`expected`], around operands that are rounded or as they are.
 pub(crate) fn bounded(problem: &Problem, profile: &Profile, inputs: Inputs) -> Result<Vec<Bounded>, Error> {
     let operation = problem.operation()?;
-    let float = match profile.compute {
-        Compute::F32 => DType::F32,
-        Compute::F64 => DType::F64,
-    };
-    let mut problem = std::borrow::Cow::Borrowed(problem);
-    // The device's own type is this backend's.
-    if problem.attributes.get("dtype").and_then(Value::as_str) == Some(&float.to_string()) {
-        problem.to_mut().attributes.insert("dtype".to_owned(), Value::from("float"));
-    }
+    let float = profile.float();
+    let problem = in_own_type(problem, float)?;
     let device = Device::new(Bounds::with_inputs(profile.clone(), problem.random, inputs));
     let forward = problem.backward.is_none();
     let mut outputs = Vec::new();
@@ -103,6 +99,24 @@ pub(crate) fn bounded(problem: &Problem, profile: &Profile, inputs: Inputs) -> R
     }
     Ok(outputs)
 }
+
+/// The problem on a device that computes in `float`, which it may have named: there it is the backend's own type.
+///
+/// # Errors
+/// [`Error::Problem`] where it is for devices of another type.
+pub(crate) fn in_own_type(problem: &Problem, float: DType) -> Result<Cow<'_, Problem>, Error> {
+    if let Some(unfit) = problem.unfit(float) {
+        return Err(Error::problem(&problem.op, unfit));
+    }
+    let mut problem = Cow::Borrowed(problem);
+    if problem.attributes.get("dtype").and_then(Value::as_str) == Some(&float.to_string()) {
+        problem.to_mut().attributes.insert("dtype".to_owned(), Value::from("float"));
+    }
+    Ok(problem)
+}
+
+/// What a number computed in f64 elsewhere is taken to be off by, of itself: four roundings.
+pub(crate) const ROUNDED: f64 = 2.0 * f64::EPSILON;
 
 /// What a device makes of operands that its type does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,8 +224,11 @@ impl Bounds {
         let (values, errors) = match self.inputs {
             Inputs::Rounded => (values.iter().map(nearest).collect(), None),
             Inputs::AsTheyAre => {
-                let errors = values.iter().map(|value| settled(nearest(value), (value - nearest(value)).abs()));
-                let errors = errors.collect();
+                // What f32 does not hold was computed somewhere and rounded there.
+                let computed = |value: f64| f64::from(value as f32) != value;
+                let made = |value: &f64| if computed(*value) { ROUNDED * value.abs() } else { 0.0 };
+                let error = |value: &f64| settled(nearest(value), (value - nearest(value)).abs() + made(value));
+                let errors = values.iter().map(error).collect();
                 (values, Some(errors))
             }
         };
@@ -453,11 +470,7 @@ impl Backend for Bounds {
     /// What a device really holds: rounded to `dtype` and then to the device's type.
     fn pack(&self, parts: &[StoredTensor], dtype: WeightDType) -> Result<Self::Packed> {
         let shape = consort_core::concatenated_shape(parts)?;
-        let float = match self.elementwise.profile.compute {
-            Compute::F32 => DType::F32,
-            Compute::F64 => DType::F64,
-        };
-        let kept = decode(parts, dtype, float)?.to_f64();
+        let kept = decode(parts, dtype, self.elementwise.profile.float())?.to_f64();
         let held = match self.inputs {
             Inputs::Rounded => self.given(kept)?,
             Inputs::AsTheyAre => {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use consort_core::WeightDType;
+use consort_core::{DType, WeightDType};
 use serde::Serialize;
 
 /// What a device may do to a number.
@@ -91,6 +91,14 @@ impl Profile {
     /// The same in f64: what the oracle itself is held to. (tanh: 2 ulps in f64 too; erf: 1, as libm's and glibc's.)
     pub fn f64() -> Self {
         Self { name: Cow::Borrowed("f64"), compute: Compute::F64, weight: WeightDType::F64, ..Self::ieee() }
+    }
+
+    /// The type of floats on such a device.
+    pub fn float(&self) -> DType {
+        match self.compute {
+            Compute::F32 => DType::F32,
+            Compute::F64 => DType::F64,
+        }
     }
 
     /// A GPU, by what WGSL promises for f32 (W3C, "WebGPU Shading Language", 15.7.4.1): quotients 2.5 ulps; exp

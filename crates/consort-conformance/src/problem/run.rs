@@ -159,6 +159,21 @@ impl Problem {
         Ok(operation)
     }
 
+    /// Why a device that computes in `float` cannot be asked, if it cannot: floats of another type are in it.
+    pub fn unfit(&self, float: DType) -> Option<String> {
+        let other = |dtype: DType| matches!(dtype, DType::F32 | DType::F64) && dtype != float;
+        let named = self.attributes.get("dtype").and_then(serde_json::Value::as_str);
+        if let Some(dtype) = [DType::F32, DType::F64].into_iter().find(|dtype| named == Some(&dtype.to_string())) {
+            return other(dtype).then(|| format!("it asks for {dtype}, the device computes in {float}"));
+        }
+        self.operands.iter().find_map(|(name, operand)| match &operand.elements {
+            Elements::Exact(data) if other(data.dtype()) => {
+                Some(format!("operand {name:?} is {}, the device computes in {float}", data.dtype()))
+            }
+            _ => None,
+        })
+    }
+
     /// The operand of this name, if it is there.
     pub fn operand(&self, name: &str) -> Option<&Operand> {
         self.operands.iter().find(|(of, _)| of == name).map(|(_, operand)| operand)
@@ -254,6 +269,9 @@ impl Problem {
         device: &Device<B>,
         operands: Uploaded<B>,
     ) -> Result<Named<B>, Error> {
+        if let Some(unfit) = self.unfit(device.float()) {
+            return Err(self.problem(unfit));
+        }
         let name = |tensors: Vec<TensorOf<B>>| -> Named<B> {
             operation.outputs.iter().map(|name| (*name).to_owned()).zip(tensors).collect()
         };

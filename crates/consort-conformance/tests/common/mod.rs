@@ -6,13 +6,13 @@ use consort_core::{HostData, Layout, Shape, WeightDType, philox::uniform, to_f16
 use serde_json::{Map, Value, json};
 
 /// Draws; the same for the same seed.
-pub struct Draw {
+pub(crate) struct Draw {
     seed: u64,
     next: u64,
 }
 
 impl Draw {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self { seed, next: 0 }
     }
 
@@ -22,31 +22,31 @@ impl Draw {
     }
 
     /// A normal draw that f32 holds.
-    pub fn normal(&mut self) -> f64 {
+    pub(crate) fn normal(&mut self) -> f64 {
         let (a, b) = (self.unit().max(1e-12), self.unit());
         f64::from(((-2.0 * a.ln()).sqrt() * (2.0 * std::f64::consts::PI * b).cos()) as f32)
     }
 
-    pub fn normals(&mut self, count: usize, scale: f64) -> Vec<f64> {
+    pub(crate) fn normals(&mut self, count: usize, scale: f64) -> Vec<f64> {
         (0..count).map(|_| f64::from((scale * self.normal()) as f32)).collect()
     }
 
-    pub fn floats(&mut self, sizes: &[usize], scale: f64) -> Operand {
+    pub(crate) fn floats(&mut self, sizes: &[usize], scale: f64) -> Operand {
         Operand::floats(self.normals(sizes.iter().product(), scale), sizes).unwrap()
     }
 
-    pub fn positive(&mut self, sizes: &[usize]) -> Operand {
+    pub(crate) fn positive(&mut self, sizes: &[usize]) -> Operand {
         let values = self.normals(sizes.iter().product(), 1.0).into_iter();
         Operand::floats(values.map(|x| f64::from((x.abs() + 0.1) as f32)).collect(), sizes).unwrap()
     }
 
-    pub fn ids(&mut self, count: usize, below: usize) -> Operand {
+    pub(crate) fn ids(&mut self, count: usize, below: usize) -> Operand {
         let ids = (0..count).map(|_| (self.unit() * below as f64) as u32).collect();
         Operand::ids(ids, &[count]).unwrap()
     }
 
     /// The same numbers inside a larger buffer, the axes stored in reverse, with something else around them.
-    pub fn view(&mut self, operand: Operand) -> Operand {
+    pub(crate) fn view(&mut self, operand: Operand) -> Operand {
         let sizes = operand.layout.shape().sizes().to_vec();
         let values = operand.values();
         let mut strides = vec![0; sizes.len()];
@@ -70,7 +70,7 @@ impl Draw {
     }
 }
 
-pub fn problem(op: &str, attributes: Value, operands: Vec<(&str, Operand)>) -> Problem {
+pub(crate) fn problem(op: &str, attributes: Value, operands: Vec<(&str, Operand)>) -> Problem {
     let attributes = match attributes {
         Value::Object(attributes) => attributes,
         _ => Map::new(),
@@ -80,19 +80,19 @@ pub fn problem(op: &str, attributes: Value, operands: Vec<(&str, Operand)>) -> P
 }
 
 /// The backward of a problem, from a cotangent of each output of `sizes`.
-pub fn backward(draw: &mut Draw, problem: &Problem, sizes: &[&[usize]], gradients: &[&str]) -> Problem {
+pub(crate) fn backward(draw: &mut Draw, problem: &Problem, sizes: &[&[usize]], gradients: &[&str]) -> Problem {
     let cotangents = sizes.iter().map(|sizes| Some(draw.floats(sizes, 1.0))).collect();
     let gradients = gradients.iter().map(|name| (*name).to_owned()).collect();
     Problem { backward: Some(Backward { cotangents, gradients }), ..problem.clone() }
 }
 
-pub fn plan() -> Value {
+pub(crate) fn plan() -> Value {
     json!({"block": 4, "rows": [[0, 5], [1, 2], [0, 6]],
         "sequences": [{"blocks": [3, 0], "length": 7}, {"blocks": [2], "length": 3}]})
 }
 
 /// Problems of every operation: a label and the problem.
-pub fn every(draw: &mut Draw) -> Vec<(String, Problem)> {
+pub(crate) fn every(draw: &mut Draw) -> Vec<(String, Problem)> {
     let mut all: Vec<(String, Problem)> = Vec::new();
     let mut add = |label: String, problem: Problem| all.push((label, problem));
     let d = draw;
