@@ -68,8 +68,10 @@ impl Accuracy {
 impl Profile {
     /// A CPU: IEEE arithmetic in f32 with denormals, and functions as good as the C library's.
     ///
-    /// Ulps of exp, log and tanh are the greatest that glibc's manual knows of in f32 (section "Known Maximum Errors in
-    /// Math Functions", x86_64 and aarch64); division and root are correctly rounded (IEEE 754, 5.4.1); erf is computed in
+    /// Ulps of exp and log are the greatest that glibc's manual knows of in f32 (section "Known Maximum Errors in Math
+    /// Functions", x86_64 and aarch64), which it gives in whole numbers; of tanh, where it says 2, 2.19 is known (Gladman et al.
+    /// 2024, "Accuracy of Mathematical Functions in Single, Double, Double Extended, and Quadruple Precision"), and 2.178 was
+    /// found here, at 0.23474045 among every third single; division and root are correctly rounded (IEEE 754, 5.4.1); erf is computed in
     /// f64 and rounded.
     pub fn ieee() -> Self {
         Self {
@@ -80,7 +82,7 @@ impl Profile {
                 exp: Accuracy::ulps(1.0),
                 log: Accuracy::ulps(1.0),
                 sqrt: Accuracy::ulps(0.5),
-                tanh: Accuracy::ulps(2.0),
+                tanh: Accuracy::ulps(2.2),
                 erf: Accuracy::ulps(1.0),
                 divide: Accuracy::ulps(0.5),
             },
