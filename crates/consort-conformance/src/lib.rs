@@ -33,6 +33,7 @@ pub mod compare;
 mod error;
 pub mod golden;
 mod isolate;
+pub mod gradient;
 pub mod judge;
 pub mod lockstep;
 pub mod measure;

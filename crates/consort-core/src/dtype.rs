@@ -64,6 +64,7 @@ pub enum WeightDType {
     /// IEEE half.
     F16,
     /// bfloat16.
+    #[serde(rename = "bf16")]
     BF16,
     /// Blocks of 32 in 34 bytes.
     #[serde(rename = "q8_0")]
@@ -241,6 +242,15 @@ mod tests {
         assert_eq!(to_f16(-1e-300).to_bits(), 0x8000);
         assert_eq!(to_bf16(f64::INFINITY), bf16::INFINITY);
         assert!(to_f16(f64::NAN).is_nan());
+    }
+
+    #[test]
+    fn types_are_written_by_their_names() {
+        use serde::de::{IntoDeserializer, value::Error};
+        for dtype in WeightDType::ALL {
+            let name = IntoDeserializer::<Error>::into_deserializer(dtype.name());
+            assert_eq!(WeightDType::deserialize(name), Ok(dtype));
+        }
     }
 
     #[test]

@@ -365,7 +365,7 @@ impl<'a> Draw<'a> {
 }
 
 /// A number of variance 1 around 0: four uniform ones added (Irwin & Hall), which is exact in f64 and within ±3.47.
-pub(super) fn normal(seed: u64, stream: u64, index: u64) -> f64 {
+pub(crate) fn normal(seed: u64, stream: u64, index: u64) -> f64 {
     let words = philox(seed, [index as u32, (index >> 32) as u32, stream as u32, 0]);
     let sum: f64 = words.into_iter().map(f64::from).sum();
     // A sum of n uniform numbers has variance n/12.

@@ -32,6 +32,7 @@ use proptest::{
 };
 
 use self::draw::Draw;
+pub(crate) use self::draw::normal;
 use crate::{
     error::Error,
     ops::nearest,
