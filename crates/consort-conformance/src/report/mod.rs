@@ -597,3 +597,55 @@ pub(crate) fn words(value: &Value) -> String {
         other => other.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_fall_into_bins_with_the_bound_between_two() {
+        assert_eq!([0.0, 1e-9, 0.99, 1.01, 1e9, f64::INFINITY, f64::NAN].map(bin), [0, 1, 16, 17, 25, 25, 25]);
+    }
+
+    #[test]
+    fn numbers_are_short_and_what_is_none_is_said() {
+        assert_eq!([0.0, 0.5, 1234.5, f64::NAN, f64::INFINITY].map(budget), ["0", "0.500", "1.2e3", "NaN", "inf"]);
+        assert_eq!([exact(0.1), exact(1e-30), exact(f64::NAN)], ["0.1", "1e-30", "NaN"]);
+        assert_eq!([time(0.0123), time(12.0)], ["12.3 ms", "12.0 s"]);
+    }
+
+    #[test]
+    fn types_of_weights_have_one_name() {
+        for dtype in WeightDType::ALL {
+            assert_eq!(serde_json::to_value(dtype).unwrap(), dtype.name());
+        }
+    }
+
+    fn case(outcome: Outcome, budget: f64) -> Case {
+        let level = Some(Level::Native);
+        let case = Case::unknown("softmax", Direction::Forward, Source::Sweep, &Value::from("x"));
+        Case { outcome, budget, level, reason: Some("no room".to_owned()), ..case }
+    }
+
+    #[test]
+    fn a_cell_counts_skips_apart_and_has_the_worst() {
+        let cases = vec![case(Outcome::Passed, 0.5), case(Outcome::Skipped, 9.0), case(Outcome::Failed, f64::NAN)];
+        let report = Report { cases, ..Report::default() };
+        let [cell] = <[Cell; 1]>::try_from(report.cells()).unwrap();
+        assert_eq!((cell.passed, cell.failed, cell.skipped, cell.levels), (1, 1, 1, [2, 0, 0]));
+        assert!(cell.budget.is_nan() && cell.worst == Some(2), "{cell:?}");
+        assert_eq!(cell.skips.get("no room"), Some(&1));
+        assert!(!report.agrees());
+        let only = |outcome| Report { cases: vec![case(outcome, 0.0)], ..Report::default() }.agrees();
+        assert!(only(Outcome::Passed) && !only(Outcome::Skipped) && !only(Outcome::Failed));
+        assert!(!Report::default().agrees(), "nothing is no agreement");
+    }
+
+    #[test]
+    fn failures_beyond_some_are_counted() {
+        let cases = (0..10).map(|at| case(Outcome::Failed, f64::from(at))).collect();
+        let failures = Report { cases, ..Report::default() }.failures(3);
+        assert_eq!(failures.len(), 3);
+        assert!(failures[2].lines.iter().any(|line| line.starts_with("and 7 more")), "{failures:?}");
+    }
+}

@@ -24,7 +24,7 @@ mod plan;
 mod progress;
 mod work;
 
-use std::{ffi::OsString, process::ExitCode, time::Instant};
+use std::{ffi::OsString, io::Write, process::ExitCode, time::Instant};
 
 use clap::{Parser, error::ErrorKind};
 
@@ -62,7 +62,7 @@ fn compare(candidates: &[Candidate], arguments: &[OsString], command: &str) -> R
     let parsed = match Arguments::try_parse_from(arguments) {
         Ok(parsed) => parsed,
         Err(error) if error.kind() == ErrorKind::DisplayHelp => {
-            print!("{error}");
+            print(&[error.to_string()]);
             return Err(ExitCode::SUCCESS);
         }
         Err(error) => return Err(wrong_usage(&arguments::one_line(&error))),
@@ -80,14 +80,14 @@ fn compare(candidates: &[Candidate], arguments: &[OsString], command: &str) -> R
         }
     }
     isolate::listen();
-    let given: Vec<String> = arguments.iter().skip(1).map(|word| quoted(&word.to_string_lossy())).collect();
+    // What people gave: where the repository is comes from xtask.
+    let given = arguments.iter().skip(1).take_while(|word| *word != "--root");
+    let given: Vec<String> = given.map(|word| quoted(&word.to_string_lossy())).collect();
     let mut report = execute(candidates, &plan, &asked, &parsed);
     report.command = [vec![command.to_owned()], given].concat().join(" ");
     Finished { candidates, command, arguments: &parsed, asked: &asked, whole: plan.whole }.settle(&mut report);
 
-    for line in table::lines(&report) {
-        println!("{line}");
-    }
+    print(&table::lines(&report));
     let mut written = Vec::new();
     if let Some(path) = &parsed.json {
         written.push(json::replace(path, &json::value(&report).to_string()));
@@ -149,6 +149,16 @@ pub(crate) fn findings<B: consort_core::Backend>(
         check::check(device, problem, expected).findings.into_iter().map(|f| f.check).collect();
     names.dedup();
     names
+}
+
+/// Lines to standard output. Who reads them may have had enough, which changes no verdict.
+fn print(lines: &[String]) {
+    let mut out = std::io::stdout().lock();
+    for line in lines {
+        if writeln!(out, "{line}").is_err() {
+            return;
+        }
+    }
 }
 
 fn wrong_usage(wrong: &str) -> ExitCode {

@@ -32,7 +32,10 @@ impl Finished<'_> {
         }
         self.known(report);
         for event in report.models.iter_mut().filter(|event| event["agrees"] == false) {
-            event["replay"] = Value::String(self.replay_of_model(event, &report.columns));
+            // Of a run in lockstep, the case of the first guilty operation alone.
+            let case = event["report"]["guilty"][0]["replay"].as_str().map(str::to_owned);
+            let replay = case.unwrap_or_else(|| self.replay_of_model(event, &report.columns));
+            event["replay"] = Value::String(replay);
         }
         let replays: Vec<String> = report.cases.iter().map(|case| self.replay(case, &report.columns)).collect();
         for (case, replay) in report.cases.iter_mut().zip(replays) {
