@@ -55,7 +55,7 @@ impl fmt::Display for DType {
 /// `d · q`, q an i8; Q4_0 as `d · (q − 8)`, q four bits, the low ones of byte j for element j and the high ones for element
 /// `j + 16`. d is an f16 in front (ggml's layout).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "lowercase")]
 pub enum WeightDType {
     /// IEEE double.
     F64,
@@ -64,6 +64,7 @@ pub enum WeightDType {
     /// IEEE half.
     F16,
     /// bfloat16.
+    #[serde(rename = "bf16")]
     BF16,
     /// Blocks of 32 in 34 bytes.
     #[serde(rename = "q8_0")]
@@ -241,6 +242,15 @@ mod tests {
         assert_eq!(to_f16(-1e-300).to_bits(), 0x8000);
         assert_eq!(to_bf16(f64::INFINITY), bf16::INFINITY);
         assert!(to_f16(f64::NAN).is_nan());
+    }
+
+    #[test]
+    fn types_are_written_by_their_names() {
+        use serde::de::{IntoDeserializer, value::Error};
+        for dtype in WeightDType::ALL {
+            let name = IntoDeserializer::<Error>::into_deserializer(dtype.name());
+            assert_eq!(WeightDType::deserialize(name), Ok(dtype));
+        }
     }
 
     #[test]

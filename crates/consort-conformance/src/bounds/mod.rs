@@ -93,7 +93,7 @@ pub(crate) fn bounded(problem: &Problem, profile: &Profile, inputs: Inputs) -> R
     for (name, output) in problem.outputs(&device)? {
         let mut values = device.download(&output)?.to_f64();
         let mut errors = device.backend().errors(&output)?;
-        if forward && operation.name == "fill" {
+        if forward && operation.name == "fill" && output.dtype() == DType::F64 {
             // By itself it is a rounding, not a number that other operations can have had better.
             values.iter_mut().for_each(|value| *value = device.backend().elementwise.rounding.nearest(*value));
             errors.iter_mut().for_each(|error| *error = 0.0);
@@ -245,7 +245,8 @@ impl Bounds {
                 (values, Some(errors))
             }
         };
-        let nonnegative = values.iter().all(|value: &f64| *value >= 0.0);
+        // What lies around a view may be NaN, and is no number below 0.
+        let nonnegative = values.iter().all(|value: &f64| value.is_nan() || *value >= 0.0);
         let shape = [values.len()];
         self.hold(self.oracle.upload(HostData::F64(values), &shape)?, errors, nonnegative)
     }
