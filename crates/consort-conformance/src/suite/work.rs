@@ -5,13 +5,13 @@ use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
-        mpsc::{self, Sender},
+        mpsc::{self, RecvTimeoutError, Sender},
     },
     thread,
     time::Duration,
 };
 
-use consort_core::Policy;
+use consort_core::{Policy, WeightDType};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -25,9 +25,10 @@ use crate::{
 const OPENING: Duration = Duration::from_secs(120);
 /// Longest time that a process may take to end after its last case.
 const CLOSING: Duration = Duration::from_secs(20);
+/// How long it may be quiet.
+const TICK: Duration = Duration::from_millis(250);
 /// How many draws that end the process are made smaller.
 const SHRINKS_OF_CRASHES: usize = 12;
-
 /// How many cases of an operation may time out until its others are left out.
 const MOST_LATE: usize = 5;
 
@@ -155,14 +156,24 @@ pub(crate) fn run(
                         break;
                     }
                     worker.job = at;
+                    worker.tell(News::Steps(0));
                     worker.work(job);
                 }
                 worker.close();
             });
         }
         drop(to);
-        for (job, news) in news {
-            hear(job, news);
+        // Without news the last is told again, so that a line of progress shows what takes its time.
+        let mut last = 0;
+        loop {
+            match news.recv_timeout(TICK) {
+                Ok((job, news)) => {
+                    last = job;
+                    hear(job, news);
+                }
+                Err(RecvTimeoutError::Timeout) => hear(last, News::Steps(0)),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
         }
     });
 }
@@ -265,29 +276,39 @@ impl Worker<'_> {
         self.tell(News::Steps((count as usize).saturating_sub(done)));
     }
 
+    /// A model with its weights kept as one type after the other, then trained. What ends the process is told, and a new one
+    /// goes on behind it.
     fn model(&mut self, job: &Job, request: &Value, limit: Duration) {
-        let (to, at, column) = (self.to.clone(), self.job, job.column);
-        let mut last = Value::Null;
-        let result = self.ask(column, request, limit, |mut event| {
-            last = event["weight_dtype"].clone();
-            event["column"] = json!(column);
-            let _ = to.send((at, News::Model(event)));
-        });
-        let error = match result {
-            Err(Some(Lost::Crashed(how))) => Some(format!("CRASHED: {how}")),
-            Err(Some(Lost::TimedOut(limit))) => Some(format!("TIMED OUT: nothing within {} s", limit.as_secs_f64())),
-            Ok(()) | Err(_) => None,
-        };
-        if let Some(error) = error {
-            let settings = self.shared.settings.get(column);
-            // What weights were kept as when it ended is what comes after the last that was told.
-            let dtypes = request["dtypes"].as_array().map_or(&[][..], Vec::as_slice);
-            let next = dtypes.iter().position(|dtype| *dtype == last).map_or(0, |index| index + 1);
+        let column = job.column;
+        let backend = self.shared.settings.get(column).map(|own| own.backend.clone());
+        let mut request = request.clone();
+        loop {
+            let mut dtypes = request["dtypes"].as_array().cloned().unwrap_or_default();
+            let (to, at) = (self.to.clone(), self.job);
+            let mut done = 0;
+            let result = self.ask(column, &request, limit, |mut event| {
+                done += usize::from(event["event"] != "training");
+                event["column"] = json!(column);
+                let _ = to.send((at, News::Model(event)));
+            });
+            let error = match result {
+                Err(Some(Lost::Crashed(how))) => format!("CRASHED: {how}"),
+                Err(Some(Lost::TimedOut(limit))) => format!("TIMED OUT: nothing within {} s", limit.as_secs_f64()),
+                Ok(()) | Err(_) => break,
+            };
+            let (dtype, what) = match dtypes.get(done) {
+                Some(dtype) => (dtype.clone(), error),
+                None => (json!(WeightDType::F32), format!("training: {error}")),
+            };
             self.tell(News::Model(json!({
-                "event": "error", "backend": settings.map(|own| &own.backend), "column": column, "model": job.op,
-                "directory": request["model"], "weight_dtype": dtypes.get(next).or(dtypes.last()), "agrees": false,
-                "error": error,
+                "event": "error", "backend": backend, "column": column, "model": job.op, "directory": request["model"],
+                "weight_dtype": dtype, "agrees": false, "error": what,
             })));
+            if done >= dtypes.len() {
+                break;
+            }
+            dtypes.drain(..=done);
+            request["dtypes"] = Value::Array(dtypes);
         }
         self.tell(News::Steps(1));
     }
@@ -344,7 +365,12 @@ impl Worker<'_> {
                         self.last = None;
                         return self.child.as_mut().map(|(_, child)| child).ok_or(None);
                     }
-                    Ok(Opened::Unavailable(reason)) => (reason, None),
+                    Ok(Opened::Unavailable(reason)) => {
+                        let before = self.shared.columns().get(column).is_some_and(|column| !column.title.is_empty());
+                        let trouble =
+                            before.then(|| format!("it does not open again, so that cases are missing: {reason}"));
+                        (reason, trouble)
+                    }
                     Err(error) => (error.to_string(), Some(format!("its process answers wrongly: {error}"))),
                 },
                 Err(Lost::Interrupted) => return Err(Some(Lost::Interrupted)),
