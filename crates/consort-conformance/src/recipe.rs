@@ -126,7 +126,14 @@ impl Fill {
     pub(crate) fn is_random(self) -> bool {
         matches!(
             self,
-            Self::Normal | Self::Nan | Self::Masked | Self::Permuted | Self::Repeated | Self::Beyond | Self::Small | Self::Large
+            Self::Normal
+                | Self::Nan
+                | Self::Masked
+                | Self::Permuted
+                | Self::Repeated
+                | Self::Beyond
+                | Self::Small
+                | Self::Large
         )
     }
 }
@@ -159,8 +166,7 @@ impl View {
     /// Those that show every element once.
     pub const DISTINCT: [Self; 4] = [Self::Contiguous, Self::Offset, Self::Permuted, Self::Sliced];
     /// Those that leave every row as it is drawn.
-    pub const OF_ROWS: [Self; 5] =
-        [Self::Contiguous, Self::Offset, Self::Permuted, Self::Sliced, Self::Broadcast];
+    pub const OF_ROWS: [Self; 5] = [Self::Contiguous, Self::Offset, Self::Permuted, Self::Sliced, Self::Broadcast];
 
     /// Whether elements are seen more than once: they are no independent draws then.
     pub(crate) fn repeats(self) -> bool {

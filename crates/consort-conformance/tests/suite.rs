@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeSet,
     path::PathBuf,
-    process::{Command, ExitCode, Output},
+    process::{Command, ExitCode, Output, Stdio},
     sync::OnceLock,
     time::{Duration, Instant},
 };
@@ -20,7 +20,7 @@ use consort_conformance::{
     sweep::{Depth, recipes},
 };
 use consort_core::{
-    Backend, Device, FusedOf, Fused, HostData, Nothing, Outputs, PrimitiveOf, Ready, Result, Spec, TensorOf,
+    Backend, Device, Fused, FusedOf, HostData, Nothing, Outputs, PrimitiveOf, Ready, Result, Spec, TensorOf,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
@@ -47,6 +47,8 @@ fn main() -> ExitCode {
         Trial::test("nothing_to_run_is_a_failure", nothing),
         Trial::test("threads_need_the_same_bits", threads),
         Trial::test("denied_fallback_is_a_failure", denied),
+        #[cfg(target_os = "linux")]
+        Trial::test("ctrl_c_ends_with_a_report", interrupted),
         Trial::test("tests_of_a_backend", tests),
         Trial::test("tests_of_a_backend_that_is_absent", absent),
     ];
@@ -64,7 +66,8 @@ fn victim(op: &str) -> &'static Recipe {
 /// Its first element.
 fn mark(op: &str) -> f32 {
     static MARKS: OnceLock<Vec<f32>> = OnceLock::new();
-    let marks = MARKS.get_or_init(|| victims().iter().map(|recipe| first(&recipe.problem().expect("a problem"))).collect());
+    let marks =
+        MARKS.get_or_init(|| victims().iter().map(|recipe| first(&recipe.problem().expect("a problem"))).collect());
     let at = victims().iter().position(|recipe| recipe.op == op).expect("one for each");
     marks[at]
 }
@@ -260,13 +263,20 @@ fn exactly_the_faults() -> Result<(), Failed> {
 
     let page = std::fs::read_to_string(&html)?;
     for shown in [&printed, &page] {
-        for word in ["CRASHED", "signal 6", "TIMED OUT", "values", "no such device", "soft_cap", "gated", "activation"] {
+        for word in ["CRASHED", "signal 6", "TIMED OUT", "values", "no such device", "soft_cap", "gated", "activation"]
+        {
             check(shown.contains(word), format!("no {word:?} in\n{shown}"))?;
         }
     }
     check(printed.contains("absent was SKIPPED: no such device"), printed.clone())?;
-    check(!page.contains("http://") || page.matches("http://").count() == page.matches("http://www.w3.org").count(), "the page loads something")?;
-    let embedded = page.split(r#"<script id="data" type="application/json">"#).nth(1).and_then(|rest| rest.split("</script>").next());
+    check(
+        !page.contains("http://") || page.matches("http://").count() == page.matches("http://www.w3.org").count(),
+        "the page loads something",
+    )?;
+    let embedded = page
+        .split(r#"<script id="data" type="application/json">"#)
+        .nth(1)
+        .and_then(|rest| rest.split("</script>").next());
     let embedded: Value = serde_json::from_str(embedded.ok_or("no data in the page")?)?;
     check(embedded["totals"] == report["totals"], "the page has other totals")
 }
@@ -276,7 +286,10 @@ fn replays() -> Result<(), Failed> {
     let recipe = victim("activation");
     let output = start("runner", &["--quick", "--backend", "broken", "--ops", "activation"])?;
     let printed = text(&output.stdout);
-    let again = printed.lines().find_map(|line| line.trim().strip_prefix("again: cargo xtask compare ")).ok_or(printed.clone())?;
+    let again = printed
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("again: cargo xtask compare "))
+        .ok_or(printed.clone())?;
     let words = shell(again)?;
     check(words.last().is_some_and(|last| *last == recipe.to_string()), format!("{words:?} of {recipe}"))?;
     let output = start("runner", &words.iter().map(String::as_str).collect::<Vec<_>>())?;
@@ -328,6 +341,43 @@ fn denied() -> Result<(), Failed> {
     let printed = text(&output.stdout);
     check(output.status.code() == Some(0), printed.clone())?;
     check(printed.contains("uneven fell back to the host for matmul"), printed)
+}
+
+/// Ctrl-C while a case hangs: the report of what was done until then, and no process is left.
+#[cfg(target_os = "linux")]
+fn interrupted() -> Result<(), Failed> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.env(ROLE, "runner").args(["--quick", "--backend", "broken", "--ops", "gated,softmax", "--limit", "600"]);
+    let process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    // Long enough to come to the case that hangs.
+    std::thread::sleep(Duration::from_secs(4));
+    let children = children(process.id())?;
+    check(!children.is_empty(), "no process for the backend")?;
+    Command::new("sh").args(["-c", &format!("kill -INT {}", process.id())]).status()?;
+    let asked = Instant::now();
+    let output = process.wait_with_output()?;
+    let printed = text(&output.stdout);
+    check(asked.elapsed() < Duration::from_secs(10), "it goes on")?;
+    check(output.status.code() == Some(1) && printed.contains("INTERRUPTED"), printed.clone())?;
+    check(printed.contains("softmax"), printed)?;
+    let left: Vec<&PathBuf> = children.iter().filter(|process| process.exists()).collect();
+    check(left.is_empty(), format!("left behind: {left:?}"))
+}
+
+/// Folders in /proc of the processes that a process has started.
+#[cfg(target_os = "linux")]
+fn children(of: u32) -> Result<Vec<PathBuf>, Failed> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let path = entry?.path();
+        // "pid (name) state parent": the name may have anything in it.
+        let Ok(stat) = std::fs::read_to_string(path.join("stat")) else { continue };
+        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+        if parent == Some(of) {
+            found.push(path);
+        }
+    }
+    Ok(found)
 }
 
 /// `main` of a backend's own tests, as cargo and nextest call it.

@@ -113,8 +113,7 @@ impl Elementwise {
         }
         let [wide_a, wide_b] = [a, b].map(|x| rounding.may_overflow(x.value, x.error));
         let exact = a.is_exact() && b.is_exact();
-        // Operands without a significand to round, so that the other's significand stays.
-        let zero = |x: Number| x.is_exact() && x.value == 0.0;
+        // Times a power of two the other's significand stays.
         let power = |x: Number| x.is_exact() && x.value.is_normal() && x.value.to_bits() << 12 == 0;
         let error = match kind {
             BinaryKind::Add | BinaryKind::Subtract => {
@@ -124,8 +123,10 @@ impl Elementwise {
                     return f64::INFINITY;
                 }
                 let signed_b = if kind == BinaryKind::Subtract { -b.value } else { b.value };
-                let kept = zero(a) || zero(b) || (exact && self.sum_is_exact(a.value, signed_b, result));
-                self.rounded(moved, result, kept)
+                // Either operand is a number of the type, as far from the sum as the other one is large.
+                let most = (a.value.abs() + a.error).min(b.value.abs() + b.error);
+                let exact = exact && self.sum_is_exact(a.value, signed_b, result);
+                self.rounded(moved, result, if exact { 0.0 } else { most })
             }
             BinaryKind::Multiply => {
                 let moved = a.value.abs() * b.error + b.value.abs() * a.error + a.error * b.error;
@@ -140,7 +141,7 @@ impl Elementwise {
                     let subnormal = result.abs() - moved < rounding.normal;
                     self.out(if subnormal { moved + rounding.half_least() } else { moved }, result)
                 } else {
-                    self.rounded(moved, result, false)
+                    self.rounded(moved, result, f64::INFINITY)
                 }
             }
             _ => self.quotient(a, b, result, [wide_a, wide_b], exact && power(b)),
@@ -190,12 +191,13 @@ impl Elementwise {
         self.holds(product) && (self.profile.compute == Compute::F32 || a.mul_add(b, -product) == 0.0)
     }
 
-    /// `moved` and one rounding to nearest, if it is not `kept`.
-    fn rounded(&self, moved: f64, result: f64, kept: bool) -> f64 {
+    /// `moved` and one rounding to nearest, which is known to be off by `most` at most.
+    fn rounded(&self, moved: f64, result: f64, most: f64) -> f64 {
         if !result.is_finite() {
             return 0.0;
         }
-        self.out(if kept { moved } else { moved + self.rounding.half_ulp(result.abs() + moved) }, result)
+        let rounding = self.rounding.half_ulp(result.abs() + moved).min(most * self.rounding.both);
+        self.out(moved + rounding, result)
     }
 
     /// `moved` and the error of a function.

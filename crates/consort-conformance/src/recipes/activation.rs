@@ -13,12 +13,18 @@ use crate::{
     recipe::{Fill, Recipe},
 };
 
-pub(super) const ACTIVATION: Family = of("activation", draw, |sweep| functions(sweep, "activation", &["x"]), |backward| {
-    with_kinds("activation", backward, &["x"])
-});
-pub(super) const GATED: Family = of("gated", draw, |sweep| functions(sweep, "gated", &["gate", "up"]), |backward| {
-    with_kinds("gated", backward, &["gate", "up"])
-});
+pub(super) const ACTIVATION: Family = of(
+    "activation",
+    draw,
+    |sweep| functions(sweep, "activation", &["x"]),
+    |backward| with_kinds("activation", backward, &["x"]),
+);
+pub(super) const GATED: Family = of(
+    "gated",
+    draw,
+    |sweep| functions(sweep, "gated", &["gate", "up"]),
+    |backward| with_kinds("gated", backward, &["gate", "up"]),
+);
 pub(super) const SOFT_CAP: Family =
     of("soft_cap", draw, |sweep| caps(sweep, "soft_cap", &["x"]), |backward| with_caps("soft_cap", backward, &["x"]));
 pub(super) const ACTIVATION_BACKWARD: Family = of(
@@ -55,7 +61,8 @@ const FILLS: &[Fill] = &[
     Fill::Wide,
     Fill::Offset,
 ];
-const BACKWARD_FILLS: &[Fill] = &[Fill::Normal, Fill::Large, Fill::Positive, Fill::Negative, Fill::Zeros, Fill::Special];
+const BACKWARD_FILLS: &[Fill] =
+    &[Fill::Normal, Fill::Large, Fill::Positive, Fill::Negative, Fill::Zeros, Fill::Special];
 /// Exponentials of such overflow, their cubes do not.
 const RANGE: Range = Range { large: 1e4, special: 1e11, wide: 1e12 };
 

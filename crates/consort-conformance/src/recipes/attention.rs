@@ -34,15 +34,8 @@ pub(super) const ATTENTION_BACKWARD: Family = Family {
 pub(super) const CACHED_ATTENTION: Family =
     Family { op: "cached_attention", draw: draw_cached, sweep: sweep_cached, strategy: strategy_cached };
 
-const FILLS: &[Fill] = &[
-    Fill::Normal,
-    Fill::Large,
-    Fill::Small,
-    Fill::Negative,
-    Fill::Constant,
-    Fill::Ties,
-    Fill::Masked,
-];
+const FILLS: &[Fill] =
+    &[Fill::Normal, Fill::Large, Fill::Small, Fill::Negative, Fill::Constant, Fill::Ties, Fill::Masked];
 /// No gradient goes through scores whose probabilities are 0 and 1, or whose keys are equal.
 const BACKWARD_FILLS: &[Fill] = &[Fill::Normal, Fill::Small, Fill::Ties, Fill::Masked];
 /// Scores of some hundreds: their exponentials overflow unless the greatest is taken off.
@@ -216,9 +209,7 @@ fn scaled(mut attributes: Value, width: usize) -> Value {
 
 /// Every choice of mask, cap and bias, by itself and together.
 fn choices() -> Vec<Value> {
-    let relative = |bidirectional: bool, buckets: usize, max_distance: usize| {
-        json!({"kind": "relative", "bidirectional": bidirectional, "buckets": buckets, "max_distance": max_distance})
-    };
+    let relative = |bidirectional: bool, buckets: usize, max_distance: usize| json!({"kind": "relative", "bidirectional": bidirectional, "buckets": buckets, "max_distance": max_distance});
     let linear = json!({"kind": "linear"});
     vec![
         all(),
@@ -240,7 +231,8 @@ fn choices() -> Vec<Value> {
 }
 
 fn packed_recipes(sweep: &mut Sweep, op: &str, backward: bool) {
-    let own = |heads: Heads, lengths: &[usize], attributes: &Value| own(op, heads, lengths, attributes).direction(backward);
+    let own =
+        |heads: Heads, lengths: &[usize], attributes: &Value| own(op, heads, lengths, attributes).direction(backward);
     let of_gradients = backward || op == "attention_backward";
     let lengths: &[usize] = if backward { &SOME_LENGTHS } else { &LENGTHS };
     for (at, &length) in lengths.iter().enumerate() {
@@ -333,7 +325,8 @@ fn strategy(op: &'static str, backward: bool) -> Option<BoxedStrategy<Recipe>> {
         move |(lengths, ((key, group), width), choice)| {
             let causal = choice.get("mask") == Some(&json!("causal"));
             let queries: Vec<usize> = lengths.iter().map(|(queries, _)| *queries).collect();
-            let keys: Vec<usize> = lengths.iter().map(|(queries, keys)| if causal { *queries } else { *keys }).collect();
+            let keys: Vec<usize> =
+                lengths.iter().map(|(queries, keys)| if causal { *queries } else { *keys }).collect();
             let recipe = with(op, Heads { query: key * group, key, width }, &scaled(choice, width));
             recipe.attribute("segments", segments(&queries, &keys)).direction(backward)
         },
@@ -358,7 +351,11 @@ fn sweep_cached(sweep: &mut Sweep) {
         }
         for width in LENGTHS.into_iter().filter(|&width| width > 0) {
             let held = [(scattered(1, block, 11, 3), 11)];
-            sweep.quick(cached(Heads::new([4, 2], width), &scaled(causal(), width), plan(block, &run(0, 9..11), &held)));
+            sweep.quick(cached(
+                Heads::new([4, 2], width),
+                &scaled(causal(), width),
+                plan(block, &run(0, 9..11), &held),
+            ));
         }
         for choice in choices() {
             for recipe in plans(block, &choice) {
@@ -369,7 +366,9 @@ fn sweep_cached(sweep: &mut Sweep) {
             let held = [(scattered(0, block, 37, 5), 37), (scattered(10, block, 6, 6), 6)];
             let rows = [run(1, 5..6), run(0, 34..37)].concat();
             sweep.quick(cached(Heads::new(heads, 8), &causal(), plan(block, &rows, &held)).fill(Fill::Masked));
-            sweep.full(cached(Heads::new(heads, 64), &scaled(causal(), 64), plan(block, &rows, &held)).fill(Fill::Masked));
+            sweep.full(
+                cached(Heads::new(heads, 64), &scaled(causal(), 64), plan(block, &rows, &held)).fill(Fill::Masked),
+            );
         }
         // Windows; what is before them has been let go, block by block.
         for window in 0..=8usize {
@@ -379,7 +378,10 @@ fn sweep_cached(sweep: &mut Sweep) {
             let passed = length.saturating_sub(window) / block;
             blocks.iter_mut().take(passed).for_each(|block| *block = FREED);
             let held = [(blocks, length)];
-            sweep.quick(cached(Heads::new([2, 1], 5), &attributes, plan(block, &run(0, length - 1..length), &held)).fill(Fill::Masked));
+            sweep.quick(
+                cached(Heads::new([2, 1], 5), &attributes, plan(block, &run(0, length - 1..length), &held))
+                    .fill(Fill::Masked),
+            );
             // Rows before it, whose windows begin in blocks that are still there.
             let first = passed * block + window.saturating_sub(1);
             if first < length {
@@ -395,8 +397,14 @@ fn sweep_cached(sweep: &mut Sweep) {
         sweep.quick(cached(Heads::new([2, 1], 4), &all(), plan(block, &[[0, 0], [0, 3]], &[(Vec::new(), 0)])));
         sweep.quick(cached(Heads::new([2, 1], 4), &causal(), plan(block, &[], &[(Vec::new(), 0)])));
         let held = [(scattered(0, block, 513, 4), 513)];
-        sweep.full(cached(Heads::new([8, 2], 64), &scaled(causal(), 64), plan(block, &run(0, 512..513), &held)).fill(Fill::Masked));
-        sweep.full(cached(Heads::new([8, 2], 32), &scaled(causal(), 32), plan(block, &run(0, 480..513), &held)).fill(Fill::Masked));
+        sweep.full(
+            cached(Heads::new([8, 2], 64), &scaled(causal(), 64), plan(block, &run(0, 512..513), &held))
+                .fill(Fill::Masked),
+        );
+        sweep.full(
+            cached(Heads::new([8, 2], 32), &scaled(causal(), 32), plan(block, &run(0, 480..513), &held))
+                .fill(Fill::Masked),
+        );
     }
 }
 

@@ -183,9 +183,8 @@ pub(super) fn broadcast_shapes() -> impl Strategy<Value = (Vec<usize>, Vec<usize
         (1..=3usize, length(130), 0..3u8).prop_map(|(rows, length, which)| vec![(rows, which), (length, 0)]),
     ];
     (axes, 0..=2usize, any::<bool>()).prop_map(|(axes, dropped, first)| {
-        let side = |one: u8| -> Vec<usize> {
-            axes.iter().map(|&(size, which)| if which == one { 1 } else { size }).collect()
-        };
+        let side =
+            |one: u8| -> Vec<usize> { axes.iter().map(|&(size, which)| if which == one { 1 } else { size }).collect() };
         // One of them may lack outer axes.
         let (mut a, mut b) = (side(1), side(2));
         let shorter = if first { &mut a } else { &mut b };

@@ -84,7 +84,8 @@ fn sweep(sweep: &mut Sweep) {
         }
         for (&fill, view) in FILLS.iter().zip([View::Contiguous, View::Sliced, View::Permuted]) {
             // Three sequences side by side: a prompt, a chunk, a token.
-            let sequences = [(scattered(0, block, 5, 1), 5), (scattered(5, block, 9, 2), 9), (scattered(20, block, 70, 3), 70)];
+            let sequences =
+                [(scattered(0, block, 5, 1), 5), (scattered(5, block, 9, 2), 9), (scattered(20, block, 70, 3), 70)];
             let rows = [run(0, 0..5), run(1, 6..9), run(2, 69..70)].concat();
             sweep.quick(recipe([2, 8, 2], plan(block, &rows, &sequences)).fill(fill).view(view));
             // The same rows in another order; sequences that take turns.
@@ -112,17 +113,18 @@ fn sweep(sweep: &mut Sweep) {
 fn strategy(backward: bool) -> Option<BoxedStrategy<Recipe>> {
     // Per sequence: positions held, and how many of the last are written.
     let sequences = prop::collection::vec((1..=20usize, 0..=6usize), 0..=4);
-    let recipes = (sequences, prop::sample::select(vec![1usize, 3, 4, 32]), [1..=3usize, 1..=20, 0..=2], seeds_of_blocks())
-        .prop_map(|(sequences, block, sizes, seed)| {
-            let (mut rows, mut held, mut first) = (Vec::new(), Vec::new(), 0);
-            for (at, (length, written)) in sequences.into_iter().enumerate() {
-                let blocks = scattered(first, block, length, seed + at as u64);
-                first += blocks.len();
-                held.push((blocks, length));
-                rows.extend(run(at, length - written.min(length)..length));
-            }
-            recipe(sizes, plan(block, &rows, &held))
-        });
+    let recipes =
+        (sequences, prop::sample::select(vec![1usize, 3, 4, 32]), [1..=3usize, 1..=20, 0..=2], seeds_of_blocks())
+            .prop_map(|(sequences, block, sizes, seed)| {
+                let (mut rows, mut held, mut first) = (Vec::new(), Vec::new(), 0);
+                for (at, (length, written)) in sequences.into_iter().enumerate() {
+                    let blocks = scattered(first, block, length, seed + at as u64);
+                    first += blocks.len();
+                    held.push((blocks, length));
+                    rows.extend(run(at, length - written.min(length)..length));
+                }
+                recipe(sizes, plan(block, &rows, &held))
+            });
     if backward { None } else { finished(recipes, FILLS) }
 }
 
@@ -185,19 +187,23 @@ fn sweep_copy(sweep: &mut Sweep) {
 }
 
 fn strategy_copy(backward: bool) -> Option<BoxedStrategy<Recipe>> {
-    let recipes = (1..=8usize, 0..=4usize, prop::sample::select(vec![1usize, 3, 4, 32]), [1..=3usize, 1..=20], seeds_of_blocks())
-        .prop_map(|(blocks, count, block, [heads, width], seed)| {
-            // Targets are different blocks, and none is copied from after it was written.
-            let targets: Vec<usize> = shuffled(seed, 1, blocks).into_iter().take(count).collect();
-            let sources = shuffled(seed, 2, blocks);
-            let pair = |(at, &to): (usize, &usize)| {
-                let from = sources.iter().cycle().skip(at).take(blocks).find(|from| {
-                    targets.iter().take(at + 1).all(|written| written != *from)
-                })?;
-                Some([*from as u32, to as u32])
-            };
-            let pairs: Vec<[u32; 2]> = targets.iter().enumerate().filter_map(pair).collect();
-            copy([heads, width, blocks], block, &pairs)
-        });
+    let recipes =
+        (1..=8usize, 0..=4usize, prop::sample::select(vec![1usize, 3, 4, 32]), [1..=3usize, 1..=20], seeds_of_blocks())
+            .prop_map(|(blocks, count, block, [heads, width], seed)| {
+                // Targets are different blocks, and none is copied from after it was written.
+                let targets: Vec<usize> = shuffled(seed, 1, blocks).into_iter().take(count).collect();
+                let sources = shuffled(seed, 2, blocks);
+                let pair = |(at, &to): (usize, &usize)| {
+                    let from = sources
+                        .iter()
+                        .cycle()
+                        .skip(at)
+                        .take(blocks)
+                        .find(|from| targets.iter().take(at + 1).all(|written| written != *from))?;
+                    Some([*from as u32, to as u32])
+                };
+                let pairs: Vec<[u32; 2]> = targets.iter().enumerate().filter_map(pair).collect();
+                copy([heads, width, blocks], block, &pairs)
+            });
     if backward { None } else { finished(recipes, FILLS) }
 }

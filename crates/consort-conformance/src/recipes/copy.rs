@@ -58,7 +58,8 @@ fn draw(draw: &mut Draw<'_>) -> Result<(), Error> {
     }
     if draw.recipe.fill == Fill::Special {
         // Every other number is an edge.
-        for (place, edge) in values.iter_mut().step_by(2).zip(EDGES.into_iter().flat_map(|edge| [edge, -edge]).cycle()) {
+        for (place, edge) in values.iter_mut().step_by(2).zip(EDGES.into_iter().flat_map(|edge| [edge, -edge]).cycle())
+        {
             *place = single(edge);
         }
     }

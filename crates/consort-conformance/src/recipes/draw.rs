@@ -40,14 +40,14 @@ const SPECIAL: [f64; 30] = [
     -1.5,
     3.0,
     -7.0,
-    1.0 - 5.960464477539063e-8,     // the number before 1
-    1.0 + 1.1920928955078125e-7,    // and after it
+    1.0 - 5.960464477539063e-8,  // the number before 1
+    1.0 + 1.1920928955078125e-7, // and after it
     -1.0 - 1.1920928955078125e-7,
-    1.401298464324817e-45,          // the least denormal
+    1.401298464324817e-45, // the least denormal
     -1.401298464324817e-45,
-    5.877471754111438e-39,          // half the least normal number
+    5.877471754111438e-39, // half the least normal number
     -5.877471754111438e-39,
-    1.1754943508222875e-38,         // the least normal number
+    1.1754943508222875e-38, // the least normal number
     -1.1754943508222875e-38,
     1e-30,
     -1e-20,
@@ -423,12 +423,7 @@ fn quants(dtype: WeightDType, seed: u64, stream: u64, block: usize, edges: bool)
 }
 
 /// Row-major `values` as a view: the buffer, with `guard` wherever the view does not look, and the layout.
-fn lay<T: Copy>(
-    view: View,
-    sizes: &[usize],
-    values: Vec<T>,
-    guard: T,
-) -> Result<(Vec<T>, Layout), Error> {
+fn lay<T: Copy>(view: View, sizes: &[usize], values: Vec<T>, guard: T) -> Result<(Vec<T>, Layout), Error> {
     const BEFORE: usize = 5;
     const AFTER: usize = 7;
     let shape = Shape::new(sizes)?;
@@ -496,7 +491,8 @@ mod tests {
                 let seen: Vec<f64> = offsets(&layout).into_iter().map(|at| buffer[at]).collect();
                 if view.repeats() {
                     assert!(seen.iter().all(|value| value.is_finite()), "{sizes:?}: {seen:?}");
-                    let repeats = layout.strides().iter().zip(sizes).filter(|(stride, size)| **stride == 0 && **size > 1);
+                    let repeats =
+                        layout.strides().iter().zip(sizes).filter(|(stride, size)| **stride == 0 && **size > 1);
                     let (outer, inner) = sizes.split_at(sizes.len().saturating_sub(1));
                     let long = if view == View::Broadcast { outer } else { inner };
                     assert_eq!(repeats.count(), usize::from(long.iter().any(|size| *size > 1)), "{view:?} {sizes:?}");
@@ -529,10 +525,8 @@ mod tests {
     fn edge_blocks_are_finite_and_have_every_edge() {
         for dtype in [WeightDType::Q8_0, WeightDType::Q4_0] {
             let bytes: Vec<u8> = (0..200).flat_map(|block| quants(dtype, 5, 1, block, true)).collect();
-            let scales: BTreeSet<u16> = bytes
-                .chunks(dtype.block_bytes())
-                .map(|block| u16::from_le_bytes([block[0], block[1]]))
-                .collect();
+            let scales: BTreeSet<u16> =
+                bytes.chunks(dtype.block_bytes()).map(|block| u16::from_le_bytes([block[0], block[1]])).collect();
             for edge in [0, 1, 0x03ff, 0x8000] {
                 assert!(scales.contains(&edge), "{dtype}: no scale {edge:#x}");
             }

@@ -16,8 +16,7 @@ use crate::{
 pub(super) const GATHER_ROWS: Family = Family { op: "gather_rows", draw, sweep, strategy };
 
 pub(super) const TYPES: [Option<DType>; 4] = [None, Some(DType::F16), Some(DType::BF16), Some(DType::U32)];
-const FILLS: &[Fill] =
-    &[Fill::Normal, Fill::Permuted, Fill::Repeated, Fill::Beyond, Fill::Masked, Fill::Special];
+const FILLS: &[Fill] = &[Fill::Normal, Fill::Permuted, Fill::Repeated, Fill::Beyond, Fill::Masked, Fill::Special];
 const BACKWARD_FILLS: &[Fill] = &[Fill::Normal, Fill::Permuted, Fill::Repeated, Fill::Beyond];
 
 fn draw(draw: &mut Draw<'_>) -> Result<(), Error> {

@@ -38,14 +38,8 @@ pub(super) const EMBEDDING_BACKWARD: Family = Family {
     strategy: strategy_embedding_backward,
 };
 
-const TYPES: [WeightDType; 6] = [
-    WeightDType::F32,
-    WeightDType::F16,
-    WeightDType::BF16,
-    WeightDType::Q8_0,
-    WeightDType::Q4_0,
-    WeightDType::F64,
-];
+const TYPES: [WeightDType; 6] =
+    [WeightDType::F32, WeightDType::F16, WeightDType::BF16, WeightDType::Q8_0, WeightDType::Q4_0, WeightDType::F64];
 const FILLS: &[Fill] = &[
     Fill::Normal,
     Fill::Large,
@@ -280,9 +274,8 @@ fn strategy(backward: bool) -> Option<BoxedStrategy<Recipe>> {
 }
 
 fn strategy_embedding(backward: bool) -> Option<BoxedStrategy<Recipe>> {
-    let recipes = sizes_of_weights().prop_map(move |([rows, width, n], dtype)| {
-        embedding(n, width, rows).weight(dtype).direction(backward)
-    });
+    let recipes = sizes_of_weights()
+        .prop_map(move |([rows, width, n], dtype)| embedding(n, width, rows).weight(dtype).direction(backward));
     finished(recipes, if backward { &[Fill::Normal, Fill::Repeated, Fill::Beyond] } else { IDS })
 }
 
@@ -295,8 +288,8 @@ fn strategy_backward(op: &'static str, backward: bool) -> Option<BoxedStrategy<R
 }
 
 fn strategy_embedding_backward(backward: bool) -> Option<BoxedStrategy<Recipe>> {
-    let recipes = (0..=20usize, length(130), 0..=40usize)
-        .prop_map(|(table, width, rows)| embedding_backward(table, width, rows));
+    let recipes =
+        (0..=20usize, length(130), 0..=40usize).prop_map(|(table, width, rows)| embedding_backward(table, width, rows));
     if backward {
         return None;
     }

@@ -49,7 +49,8 @@ fn recipe(a: &[usize], b: &[usize]) -> Recipe {
 
 fn sweep(sweep: &mut Sweep) {
     // One of M, K and N sweeps, the others are small.
-    for (length, view) in LENGTHS.into_iter().zip([View::Contiguous, View::Permuted, View::Sliced].into_iter().cycle()) {
+    for (length, view) in LENGTHS.into_iter().zip([View::Contiguous, View::Permuted, View::Sliced].into_iter().cycle())
+    {
         sweep.quick(recipe(&[2, length], &[length, 3]).view(view));
         sweep.quick(recipe(&[length, 5], &[5, 3]).view(view));
         sweep.quick(recipe(&[3, 5], &[5, length]).view(view));

@@ -195,17 +195,8 @@ const LENGTHS: [usize; 40] = {
 const SOME_LENGTHS: [usize; 14] = [0, 1, 2, 3, 4, 7, 8, 9, 15, 17, 31, 33, 64, 129];
 
 /// A shape of every rank.
-const RANKS: [&[usize]; 9] = [
-    &[],
-    &[5],
-    &[3, 5],
-    &[5, 1],
-    &[2, 3, 17],
-    &[2, 0, 3],
-    &[2, 3, 1, 5],
-    &[2, 2, 3, 1, 4],
-    &[2, 1, 3, 2, 1, 3],
-];
+const RANKS: [&[usize]; 9] =
+    [&[], &[5], &[3, 5], &[5, 1], &[2, 3, 17], &[2, 0, 3], &[2, 3, 1, 5], &[2, 2, 3, 1, 4], &[2, 1, 3, 2, 1, 3]];
 
 /// Sizes of a tensor of any rank.
 fn sizes(rank: std::ops::RangeInclusive<usize>, most: usize) -> impl Strategy<Value = Vec<usize>> {
@@ -228,10 +219,7 @@ fn seeds() -> impl Strategy<Value = u64> {
 }
 
 /// Recipes with fill, view and key added.
-fn finished(
-    recipes: impl Strategy<Value = Recipe> + 'static,
-    fill: &'static [Fill],
-) -> Option<BoxedStrategy<Recipe>> {
+fn finished(recipes: impl Strategy<Value = Recipe> + 'static, fill: &'static [Fill]) -> Option<BoxedStrategy<Recipe>> {
     viewed(recipes, fill, &View::ALL)
 }
 
@@ -241,12 +229,13 @@ fn viewed(
     fill: &'static [Fill],
     views: &'static [View],
 ) -> Option<BoxedStrategy<Recipe>> {
-    let finished = (recipes, fills(fill), prop::sample::select(views), seeds()).prop_map(|(recipe, fill, view, seed)| {
-        // NaN in one place is not NaN in all that repeat it.
-        let masked = matches!(fill, Fill::Nan | Fill::Masked | Fill::Apart);
-        let view = if masked && view.repeats() { View::Sliced } else { view };
-        recipe.fill(fill).view(view).seed(seed)
-    });
+    let finished =
+        (recipes, fills(fill), prop::sample::select(views), seeds()).prop_map(|(recipe, fill, view, seed)| {
+            // NaN in one place is not NaN in all that repeat it.
+            let masked = matches!(fill, Fill::Nan | Fill::Masked | Fill::Apart);
+            let view = if masked && view.repeats() { View::Sliced } else { view };
+            recipe.fill(fill).view(view).seed(seed)
+        });
     Some(finished.boxed())
 }
 

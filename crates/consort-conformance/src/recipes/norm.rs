@@ -135,8 +135,8 @@ fn strategy(op: &'static str, backward: bool) -> Option<BoxedStrategy<Recipe>> {
         (1..=4usize, length(130)).prop_map(|(rows, length)| vec![rows, length]),
     ];
     let of_gradients = backward || op.ends_with("backward");
-    let recipes =
-        (shapes, prop::sample::select(EPSILONS[..4].to_vec()), any::<bool>()).prop_map(move |(sizes, epsilon, second)| {
+    let recipes = (shapes, prop::sample::select(EPSILONS[..4].to_vec()), any::<bool>()).prop_map(
+        move |(sizes, epsilon, second)| {
             // One number has no deviation, and of two no gradient is left but for epsilon.
             let sizes: Vec<usize> = match sizes.split_last() {
                 Some((1 | 2, outer)) if op.starts_with("layer_norm") || of_gradients => [outer, &[3]].concat(),
@@ -144,6 +144,7 @@ fn strategy(op: &'static str, backward: bool) -> Option<BoxedStrategy<Recipe>> {
             };
             let recipe = recipe(op, &sizes, epsilon, second).direction(backward);
             if op == "layer_norm" && second { recipe.without("bias") } else { recipe }
-        });
+        },
+    );
     viewed(recipes, if of_gradients { BACKWARD_FILLS } else { FILLS }, &View::OF_ROWS)
 }

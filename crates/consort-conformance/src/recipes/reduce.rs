@@ -64,16 +64,8 @@ fn recipe(kind: &str, sizes: &[usize], axis: usize) -> Recipe {
 }
 
 fn sweep(sweep: &mut Sweep) {
-    let shapes: [&[usize]; 8] = [
-        &[1],
-        &[7],
-        &[3, 5],
-        &[2, 3, 17],
-        &[5, 1, 3],
-        &[2, 3, 4, 5],
-        &[2, 1, 3, 2, 5],
-        &[2, 2, 3, 1, 2, 3],
-    ];
+    let shapes: [&[usize]; 8] =
+        [&[1], &[7], &[3, 5], &[2, 3, 17], &[5, 1, 3], &[2, 3, 4, 5], &[2, 1, 3, 2, 5], &[2, 2, 3, 1, 2, 3]];
     for &kind in KINDS {
         let differentiable = DIFFERENTIABLE.contains(&kind);
         for length in LENGTHS.into_iter().filter(|&length| length > 0 || kind == "sum") {

@@ -50,9 +50,13 @@ fn draw(draw: &mut Draw<'_>) -> Result<(), Error> {
 }
 
 fn recipe(pairing: &str, [rows, heads, width]: [usize; 3], [table, pairs]: [usize; 2]) -> Recipe {
-    Recipe::new("rotary")
-        .attribute("pairing", pairing)
-        .dims([("T", rows), ("H", heads), ("C", width), ("N", table), ("P", pairs)])
+    Recipe::new("rotary").attribute("pairing", pairing).dims([
+        ("T", rows),
+        ("H", heads),
+        ("C", width),
+        ("N", table),
+        ("P", pairs),
+    ])
 }
 
 fn sweep(sweep: &mut Sweep) {

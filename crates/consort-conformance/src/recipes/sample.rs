@@ -194,7 +194,8 @@ fn sweep(sweep: &mut Sweep) {
     for classes in [8, 33, 129, 1000] {
         sweep.quick(recipe([20, classes], all.clone()));
     }
-    for row in [json!({}), json!({"temperature": 0.8, "top_k": 40, "top_p": 0.95}), json!({"temperature": 1.0, "min_p": 0.1})]
+    for row in
+        [json!({}), json!({"temperature": 0.8, "top_k": 40, "top_p": 0.95}), json!({"temperature": 1.0, "min_p": 0.1})]
     {
         sweep.quick(recipe([1, 32_000], json!([row])));
         sweep.full(recipe([4, 50_257], json!([row])));

@@ -13,12 +13,8 @@ use crate::{
 };
 
 pub(super) const SOFTMAX: Family = Family { op: "softmax", draw, sweep, strategy };
-pub(super) const SOFTMAX_BACKWARD: Family = Family {
-    op: "softmax_backward",
-    draw: draw_backward,
-    sweep: sweep_backward,
-    strategy: strategy_backward,
-};
+pub(super) const SOFTMAX_BACKWARD: Family =
+    Family { op: "softmax_backward", draw: draw_backward, sweep: sweep_backward, strategy: strategy_backward };
 
 const FILLS: &[Fill] = &[
     Fill::Normal,

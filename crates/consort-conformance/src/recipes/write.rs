@@ -26,7 +26,8 @@ fn draw(draw: &mut Draw<'_>) -> Result<(), Error> {
     if draw.recipe.fill == Fill::Masked {
         // What is replaced.
         let strides = Layout::contiguous(Shape::new(&whole)?);
-        let first: usize = start.iter().zip(strides.strides()).map(|(start, stride)| start.saturating_mul(*stride)).sum();
+        let first: usize =
+            start.iter().zip(strides.strides()).map(|(start, stride)| start.saturating_mul(*stride)).sum();
         if part.len() == whole.len() {
             for at in offsets(&Layout::strided(Shape::new(&part)?, strides.strides(), first)?) {
                 if let Some(place) = values.get_mut(at) {

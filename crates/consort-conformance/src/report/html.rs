@@ -23,10 +23,9 @@ pub(crate) fn page(report: &Report) -> Result<String, Error> {
     let text = data(report).to_string();
     // A script element ends at `</script`, wherever that stands; JSON has no `<` outside of strings.
     let text = text.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029");
-    let (before, after) = PAGE.split_once(DATA).ok_or_else(|| Error::Malformed {
-        path: "page.html".into(),
-        what: format!("no {DATA} in the template"),
-    })?;
+    let (before, after) = PAGE
+        .split_once(DATA)
+        .ok_or_else(|| Error::Malformed { path: "page.html".into(), what: format!("no {DATA} in the template") })?;
     Ok(format!("{before}{text}{after}"))
 }
 
@@ -42,7 +41,7 @@ fn data(report: &Report) -> Value {
     fields.insert("fused".to_owned(), json!(Fused::<(), (), ()>::NAMES));
     fields.insert("weighted".to_owned(), json!(["linear", "embedding", "linear_backward_input"]));
     fields.insert("date".to_owned(), json!(date()));
-    fields.insert("model_rows".to_owned(), json!(table::model_rows(report)));
+    fields.insert("tables".to_owned(), json!(table::model_tables(report)));
     fields.insert("curves".to_owned(), json!(curves(report)));
     if let Some(columns) = fields.get_mut("columns").and_then(Value::as_array_mut) {
         for (value, column) in columns.iter_mut().zip(&report.columns) {
@@ -80,27 +79,48 @@ fn shown(case: &Case) -> Value {
     value
 }
 
-/// Errors by layer: for each model a chart, for each backend a curve and, once, what scalar f32 gets.
+/// Errors by layer: for each model and type of weights a chart, for each backend a curve and, once, what scalar f32 gets;
+/// shares of the bounds by place for runs in lockstep.
 fn curves(report: &Report) -> Vec<Value> {
-    let mut curves = Vec::new();
+    let mut curves: Vec<Value> = Vec::new();
     for event in &report.models {
-        let model = words(&event["model"]);
-        let layers = event["report"]["layers"].as_array().map_or(&[][..], Vec::as_slice);
-        let points = |key: &str| -> Vec<Value> {
-            layers.iter().filter(|layer| !layer[key].is_null()).map(|layer| json!([layer["name"], layer[key]])).collect()
+        let (model, weights) = (words(&event["model"]), words(&event["weight_dtype"]));
+        let found = &event["report"];
+        let (layers, label, sub) = match event["event"].as_str() {
+            Some("report") => (&found["layers"], "name", format!("{weights} weights: error ÷ spread, by layer")),
+            Some("lockstep") => (&found["operations"], "place", format!("{weights} weights: budget used, by place")),
+            _ => continue,
         };
-        if layers.is_empty() {
-            continue;
+        let layers = layers.as_array().map_or(&[][..], Vec::as_slice);
+        let points = |key: &str| -> Vec<Value> {
+            let there = layers.iter().filter(|layer| !layer[key].is_null());
+            there.map(|layer| json!([place(layer, label), layer[key]])).collect()
+        };
+        let mut push = |name: Value, key: &str, floor: bool, bar: &Value| {
+            let points = points(key);
+            let same = |curve: &Value| curve["title"] == model && curve["sub"] == sub && curve["floor"] == true;
+            if !points.is_empty() && !(floor && curves.iter().any(same)) {
+                curves.push(json!({
+                    "title": model, "sub": sub, "weights": weights, "name": name, "floor": floor, "bar": bar,
+                    "points": points, "wrong": event["agrees"] == false,
+                }));
+            }
+        };
+        let backend = json!(report.whose(event));
+        if event["event"] == "lockstep" {
+            push(backend, "budget", false, &json!(1));
+        } else {
+            push(json!("scalar f32: the floor"), "floor", true, &Value::Null);
+            push(backend, "error", false, &found["bar"]);
         }
-        let sub = "greatest error ÷ spread, by layer";
-        let same = |curve: &Value| curve["title"] == model && curve["floor"] == true;
-        if !curves.iter().any(same) && !points("floor").is_empty() {
-            curves.push(json!({"title": model, "sub": sub, "name": "scalar f32 (floor)", "floor": true, "points": points("floor")}));
-        }
-        let bar = &event["report"]["bar"];
-        curves.push(json!({"title": model, "sub": sub, "name": event["backend"], "bar": bar, "points": points("error")}));
     }
     curves
+}
+
+/// What a point is called: the layer, or the place and the operation where the place does not say it.
+fn place(layer: &Value, label: &str) -> String {
+    let (place, operation) = (words(&layer[label]), words(&layer["operation"]));
+    if layer["operation"].is_null() || place.ends_with(&operation) { place } else { format!("{place}: {operation}") }
 }
 
 /// Today as `2026-01-31`, by the days since 1970 (H. Hinnant, "chrono-compatible low-level date algorithms").

@@ -317,6 +317,12 @@ impl Report {
         compared && !self.interrupted && totals.failed + totals.models_disagree + totals.troubles == 0
     }
 
+    /// The backend of an event, as it was run.
+    pub(crate) fn whose(&self, event: &Value) -> String {
+        let column = event["column"].as_u64().and_then(|index| self.columns.get(index as usize));
+        column.map_or_else(|| words(&event["backend"]), Column::label)
+    }
+
     /// Everything that is wrong: at most `each` cases of one operation on one backend, the worst first, then how many more
     /// there are.
     pub fn failures(&self, each: usize) -> Vec<Failure> {
@@ -363,17 +369,56 @@ impl Report {
                 failures.push(Failure { title, lines: Vec::new(), replay: String::new(), cell: None });
             }
         }
-        failures.extend(self.models.iter().filter(|event| event["agrees"] == false).map(|event| Failure {
-            title: format!("{} on {}: the model disagrees", words(&event["model"]), words(&event["backend"])),
-            lines: event["failures"].as_array().into_iter().flatten().map(words).collect(),
-            replay: words(&event["replay"]),
-            cell: None,
+        failures.extend(self.models.iter().filter(|event| event["agrees"] == false).map(|event| {
+            Failure {
+                title: format!(
+                    "{} with {} weights on {}: {}",
+                    words(&event["model"]),
+                    words(&event["weight_dtype"]),
+                    self.whose(event),
+                    match event["event"].as_str() {
+                        Some("training") => "training",
+                        Some("lockstep") => "lockstep",
+                        Some("error") => "error",
+                        _ => "the whole model",
+                    }
+                ),
+                lines: event["failures"]
+                    .as_array()
+                    .map_or_else(|| vec![words(&event["error"])], |failures| failures.iter().map(words).collect()),
+                replay: event["replay"].as_str().unwrap_or_default().to_owned(),
+                cell: None,
+            }
         }));
         failures
     }
 }
 
 impl Case {
+    /// One that has not come to anything yet.
+    pub(crate) fn unknown(op: &str, direction: Direction, source: Source, case: &Value) -> Self {
+        Self {
+            op: op.to_owned(),
+            direction,
+            source,
+            case: case.clone(),
+            column: 0,
+            outcome: Outcome::Failed,
+            reason: None,
+            shapes: String::new(),
+            level: None,
+            profile: String::new(),
+            weight: WeightDType::F32,
+            budget: f64::INFINITY,
+            worst: None,
+            checks: Vec::new(),
+            findings: Vec::new(),
+            seconds: 0.0,
+            bits: None,
+            replay: String::new(),
+        }
+    }
+
     /// The names of the checks that did not hold.
     fn named(&self) -> String {
         let mut names: Vec<&str> = Vec::new();
@@ -475,7 +520,8 @@ impl Cell {
 
     /// The levels that occurred: `Native`, `Native+Host`; `-` where nothing ran.
     pub fn level(&self) -> String {
-        let names = Level::ALL.into_iter().zip(self.levels).filter(|(_, count)| *count > 0).map(|(level, _)| level.name());
+        let names =
+            Level::ALL.into_iter().zip(self.levels).filter(|(_, count)| *count > 0).map(|(level, _)| level.name());
         let names: Vec<&str> = names.collect();
         if names.is_empty() { "-".to_owned() } else { names.join("+") }
     }
@@ -535,11 +581,7 @@ pub(crate) fn budget(x: f64) -> String {
 
 /// A time with its unit.
 pub(crate) fn time(seconds: f64) -> String {
-    if seconds >= 0.1 {
-        format!("{seconds:.1} s")
-    } else {
-        format!("{:.1} ms", seconds * 1e3)
-    }
+    if seconds >= 0.1 { format!("{seconds:.1} s") } else { format!("{:.1} ms", seconds * 1e3) }
 }
 
 /// Minutes and seconds.
@@ -553,5 +595,57 @@ pub(crate) fn words(value: &Value) -> String {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_fall_into_bins_with_the_bound_between_two() {
+        assert_eq!([0.0, 1e-9, 0.99, 1.01, 1e9, f64::INFINITY, f64::NAN].map(bin), [0, 1, 16, 17, 25, 25, 25]);
+    }
+
+    #[test]
+    fn numbers_are_short_and_what_is_none_is_said() {
+        assert_eq!([0.0, 0.5, 1234.5, f64::NAN, f64::INFINITY].map(budget), ["0", "0.500", "1.2e3", "NaN", "inf"]);
+        assert_eq!([exact(0.1), exact(1e-30), exact(f64::NAN)], ["0.1", "1e-30", "NaN"]);
+        assert_eq!([time(0.0123), time(12.0)], ["12.3 ms", "12.0 s"]);
+    }
+
+    #[test]
+    fn types_of_weights_have_one_name() {
+        for dtype in WeightDType::ALL {
+            assert_eq!(serde_json::to_value(dtype).unwrap(), dtype.name());
+        }
+    }
+
+    fn case(outcome: Outcome, budget: f64) -> Case {
+        let level = Some(Level::Native);
+        let case = Case::unknown("softmax", Direction::Forward, Source::Sweep, &Value::from("x"));
+        Case { outcome, budget, level, reason: Some("no room".to_owned()), ..case }
+    }
+
+    #[test]
+    fn a_cell_counts_skips_apart_and_has_the_worst() {
+        let cases = vec![case(Outcome::Passed, 0.5), case(Outcome::Skipped, 9.0), case(Outcome::Failed, f64::NAN)];
+        let report = Report { cases, ..Report::default() };
+        let [cell] = <[Cell; 1]>::try_from(report.cells()).unwrap();
+        assert_eq!((cell.passed, cell.failed, cell.skipped, cell.levels), (1, 1, 1, [2, 0, 0]));
+        assert!(cell.budget.is_nan() && cell.worst == Some(2), "{cell:?}");
+        assert_eq!(cell.skips.get("no room"), Some(&1));
+        assert!(!report.agrees());
+        let only = |outcome| Report { cases: vec![case(outcome, 0.0)], ..Report::default() }.agrees();
+        assert!(only(Outcome::Passed) && !only(Outcome::Skipped) && !only(Outcome::Failed));
+        assert!(!Report::default().agrees(), "nothing is no agreement");
+    }
+
+    #[test]
+    fn failures_beyond_some_are_counted() {
+        let cases = (0..10).map(|at| case(Outcome::Failed, f64::from(at))).collect();
+        let failures = Report { cases, ..Report::default() }.failures(3);
+        assert_eq!(failures.len(), 3);
+        assert!(failures[2].lines.iter().any(|line| line.starts_with("and 7 more")), "{failures:?}");
     }
 }

@@ -9,8 +9,13 @@ use super::{Cell, Outcome, Report, budget, time, what, words};
 /// Columns of one backend in the table of operations.
 const COLUMNS: [&str; 6] = ["level", "pass", "fail", "skip", "budget", "time"];
 /// Columns of the table of models; `crate::compare` defines them.
-const MODELS: [&str; 9] =
-    ["model", "backend", "error", "× floor", "KL", "top-1", "cuts", "native/composed/host", "verdict"];
+const MODELS: [&str; 10] =
+    ["model", "weights", "backend", "error", "× floor", "KL", "top-1", "cuts", "native/composed/host", "verdict"];
+/// Columns of the table of training; `crate::training` defines them.
+const TRAINING: [&str; 9] =
+    ["training", "weights", "backend", "gradients", "error", "bar", "losses", "steps", "verdict"];
+/// Columns of the table of runs in lockstep; `crate::lockstep` defines them.
+const LOCKSTEP: [&str; 8] = ["lockstep", "weights", "backend", "judged", "vague", "budget", "where", "verdict"];
 /// How many failures of one operation on one backend are shown.
 const SHOWN: usize = 3;
 
@@ -87,13 +92,21 @@ fn operations(report: &Report) -> Vec<String> {
     for line in &table {
         let cells = line.iter().zip(&widths).enumerate().map(|(at, (text, &width))| {
             let first = at > 0 && (at - 1) % COLUMNS.len() == 0;
-            let gap = if at == 0 { "" } else if first && columns.len() > 1 { " │ " } else { "  " };
+            let gap = if at == 0 {
+                ""
+            } else if first && columns.len() > 1 {
+                " │ "
+            } else {
+                "  "
+            };
             format!("{gap}{}", pad(text, width, at > 0 && !first))
         });
         out.push(cells.collect::<String>().trim_end().to_owned());
     }
     out.push(String::new());
-    out.push("budget: greatest error ÷ derived bound, 0 is exact, above 1 fails; time: one run of each case".to_owned());
+    out.push(
+        "budget: greatest error ÷ derived bound, 0 is exact, above 1 fails; time: one run of each case".to_owned(),
+    );
     out.extend(columns.iter().flat_map(|&column| profile(report, column, &cells)));
     out
 }
@@ -136,8 +149,11 @@ fn profile(report: &Report, index: usize, cells: &[Cell]) -> Vec<String> {
         weights.iter().map(|(name, (cases, most))| format!("{name} {} in {cases}", budget(*most))).collect();
     let mut out = vec![format!("{}: profile {}", column.label(), profiles.join(", "))];
     if let Some(figures) = column.profile.as_object() {
-        let figures: Vec<String> =
-            figures.iter().filter(|(key, _)| *key != "name" && *key != "weight").map(|(key, value)| figure(key, value)).collect();
+        let figures: Vec<String> = figures
+            .iter()
+            .filter(|(key, _)| *key != "name" && *key != "weight")
+            .map(|(key, value)| figure(key, value))
+            .collect();
         out.push(format!("  {}", figures.join(", ")));
     }
     out.push(format!("  budget by weights: {}", weights.join(", ")));
@@ -163,49 +179,109 @@ fn figure(key: &str, value: &Value) -> String {
     }
 }
 
+/// Whole models: comparisons, training, lockstep; each with its head where there are any.
 fn models(report: &Report) -> Vec<String> {
-    let rows = model_rows(report);
-    if rows.is_empty() {
-        return Vec::new();
-    }
-    let head = MODELS.map(str::to_owned).to_vec();
-    aligned(&[vec![head], rows].concat(), 2)
-}
-
-/// The table of models without its head.
-pub(crate) fn model_rows(report: &Report) -> Vec<Vec<String>> {
-    report.models.iter().filter(|event| event["agrees"].is_boolean()).map(model).collect()
-}
-
-fn model(event: &Value) -> Vec<String> {
-    let report = &event["report"];
-    let text = |value: &Value| words(value);
-    let agrees = event["agrees"] == true;
-    if report.is_null() {
-        let mut row = vec!["-".to_owned(); MODELS.len()];
-        for (at, cell) in [(0, text(&event["model"])), (1, text(&event["backend"])), (MODELS.len() - 1, "ERROR".to_owned())] {
-            if let Some(place) = row.get_mut(at) {
-                *place = cell;
-            }
+    let mut out = Vec::new();
+    for (head, rows) in model_tables(report) {
+        if !rows.is_empty() {
+            out.extend(blank(&out));
+            out.extend(aligned(&[vec![head], rows].concat(), 3));
         }
+    }
+    out
+}
+
+/// The tables of models: heads and rows.
+pub(crate) fn model_tables(report: &Report) -> [(Vec<String>, Vec<Vec<String>>); 3] {
+    let of = |kinds: &[&str], row: fn(&Report, &Value) -> Vec<String>| {
+        let events = report.models.iter().filter(|event| kinds.iter().any(|kind| event["event"] == *kind));
+        events.map(|event| row(report, event)).collect::<Vec<_>>()
+    };
+    let head = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    [
+        (head(&MODELS), of(&["report", "error"], comparison)),
+        (head(&TRAINING), of(&["training"], training)),
+        (head(&LOCKSTEP), of(&["lockstep"], lockstep)),
+    ]
+}
+
+/// Model, weights and backend of an event.
+fn who(report: &Report, event: &Value) -> Vec<String> {
+    vec![words(&event["model"]), words(&event["weight_dtype"]), report.whose(event)]
+}
+
+fn verdict(event: &Value) -> String {
+    if event["agrees"] == true { "agrees" } else { "DISAGREES" }.to_owned()
+}
+
+fn comparison(report: &Report, event: &Value) -> Vec<String> {
+    let mut row = who(report, event);
+    let found = &event["report"];
+    if found.is_null() {
+        row.extend(std::iter::repeat_n("-".to_owned(), MODELS.len() - 4));
+        row.push("ERROR".to_owned());
         return row;
     }
-    let cuts = report["cuts"].as_array().map_or(&[][..], Vec::as_slice);
+    let cuts = found["cuts"].as_array().map_or(&[][..], Vec::as_slice);
     let same = cuts.iter().filter(|cut| cut["differs"].is_null()).count();
-    let top = &report["top_choice"];
-    let operations = || report["operations"].as_object().into_iter().flat_map(|operations| operations.values());
+    let top = &found["top_choice"];
+    let operations = || found["operations"].as_object().into_iter().flat_map(|operations| operations.values());
     let level = |name: &str| operations().filter_map(|levels| levels[name].as_u64()).sum::<u64>();
-    vec![
-        text(&event["model"]),
-        text(&event["backend"]),
-        number(&report["output"]["error"], |error| format!("{error:.1e}")),
-        number(&report["times_floor"], |times| format!("{times:.1}")),
-        number(&report["divergence"]["max"], |nats| format!("{nats:.1e}")),
-        if top.is_null() { "-".to_owned() } else { format!("{}/{}", text(&top["agreed"]), text(&top["clear"])) },
+    row.extend([
+        number(&found["output"]["error"], |error| format!("{error:.1e}")),
+        number(&found["times_floor"], |times| format!("{times:.1}")),
+        number(&found["divergence"]["max"], |nats| format!("{nats:.1e}")),
+        if top.is_null() { "-".to_owned() } else { format!("{}/{}", words(&top["agreed"]), words(&top["clear"])) },
         format!("{same}/{}", cuts.len()),
         format!("{}/{}/{}", level("native"), level("composed"), level("host")),
-        if agrees { "agrees" } else { "DISAGREES" }.to_owned(),
-    ]
+        verdict(event),
+    ]);
+    row
+}
+
+fn training(report: &Report, event: &Value) -> Vec<String> {
+    let found = &event["report"];
+    let share = |gradient: &&Value| {
+        let (error, bar) = (gradient["worst"]["error"].as_f64(), gradient["bar"].as_f64());
+        error.zip(bar).map_or(f64::INFINITY, |(error, bar)| error / bar)
+    };
+    let gradients = found["gradients"].as_array().map_or(&[][..], Vec::as_slice);
+    let worst = gradients.iter().max_by(|a, b| share(a).total_cmp(&share(b))).unwrap_or(&Value::Null);
+    let greatest = |curve: &Value| {
+        let errors = curve["errors"].as_array().into_iter().flatten().map(|error| error.as_f64().unwrap_or(f64::NAN));
+        format!("{:.1e}", errors.fold(0.0, super::greater))
+    };
+    let mut row = who(report, event);
+    row.extend([
+        gradients.len().to_string(),
+        number(&worst["worst"]["error"], |error| format!("{error:.1e}")),
+        number(&worst["bar"], |bar| format!("{bar:.1e}")),
+        greatest(&found["losses"]),
+        greatest(&found["steps"]),
+        verdict(event),
+    ]);
+    row
+}
+
+fn lockstep(report: &Report, event: &Value) -> Vec<String> {
+    let found = &event["report"];
+    let operations = found["operations"].as_array().map_or(&[][..], Vec::as_slice);
+    let used = |own: &&Value| own["budget"].as_f64().unwrap_or(f64::INFINITY);
+    let worst = operations.iter().max_by(|a, b| used(a).total_cmp(&used(b))).unwrap_or(&Value::Null);
+    let named = |own: &Value| match (words(&own["place"]), words(&own["operation"])) {
+        (place, operation) if place.ends_with(&operation) => place,
+        (place, operation) => format!("{place}: {operation}"),
+    };
+    let guilty = found["guilty"].get(0);
+    let mut row = who(report, event);
+    row.extend([
+        words(&found["judged"]),
+        words(&found["vague"]),
+        number(&worst["budget"], budget),
+        guilty.map_or_else(|| named(worst), |guilty| format!("{}, the first guilty", named(guilty))),
+        verdict(event),
+    ]);
+    row
 }
 
 /// A number in its format; `NaN` and `inf` come as text, what does not apply as null.
@@ -236,7 +312,30 @@ fn notes(report: &Report) -> Vec<String> {
         let label = report.columns.get(column).map(super::Column::label).unwrap_or_default();
         out.push(format!("{count} skipped on {label} ({}): {reason}", of.join(", ")));
     }
+    // What weights cannot be kept as is the same for every backend.
+    let mut models: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
+    for event in report.models.iter().filter(|event| event["event"] == "skipped") {
+        let own = models.entry(words(&event["weight_dtype"])).or_default();
+        let model = words(&event["model"]);
+        if !own.iter().any(|(name, _)| *name == model) {
+            own.push((model, words(&event["reason"])));
+        }
+    }
+    for (dtype, own) in models {
+        let names: Vec<&str> = own.iter().map(|(name, _)| name.as_str()).collect();
+        let first = own.first().map(|(_, reason)| reason.as_str()).unwrap_or_default();
+        let as_well = if own.len() > 1 { " (the first)" } else { "" };
+        out.push(format!(
+            "{} skipped with {dtype} weights ({}): {first}{as_well}",
+            plural(own.len()),
+            names.join(", ")
+        ));
+    }
     out
+}
+
+fn plural(models: usize) -> String {
+    if models == 1 { "1 model".to_owned() } else { format!("{models} models") }
 }
 
 fn totals(report: &Report) -> String {

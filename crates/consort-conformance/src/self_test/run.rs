@@ -195,7 +195,9 @@ pub fn summary(hunts: &[Hunt], start: Instant) -> (Vec<String>, bool) {
     let caught = hunts.iter().filter(|hunt| hunt.caught_by.is_some()).count();
     let mut lines: Vec<String> = ["backend", "formula", "source"]
         .into_iter()
-        .filter_map(|place| by_place.get(place).map(|[caught, all]| format!("planted in the {place}: {caught} of {all} caught")))
+        .filter_map(|place| {
+            by_place.get(place).map(|[caught, all]| format!("planted in the {place}: {caught} of {all} caught"))
+        })
         .collect();
     for hunt in hunts.iter().filter(|hunt| hunt.caught_by.is_none()) {
         lines.push(format!("MISSED: {} in the {}: {}", hunt.fault, hunt.planted.name(), hunt.about));

@@ -3,7 +3,6 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Parser;
-use consort_core::Policy;
 use serde_json::Value;
 
 use crate::{ops, report::place};
@@ -51,13 +50,17 @@ pub(crate) struct Arguments {
     /// Runs models operation by operation beside the oracle, names the first guilty one and writes a case that replays it.
     #[arg(long)]
     pub(crate) lockstep: bool,
+    /// Plants faults, one at a time, in a wrapped backend, in formulas and in the scalar backend's source, and shows what
+    /// finds each; nothing else is compared.
+    #[arg(long)]
+    pub(crate) self_test: bool,
     /// Writes everything that was found to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
     /// Writes one self-contained page to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
-    /// Seconds that one case may take; models have thirty times as long for each step.
+    /// Seconds that one case may take; a step of a model has longer, by its size.
     #[arg(long, value_name = "SECONDS", default_value = LIMIT)]
     pub(crate) limit: String,
     /// Processes that run cases side by side; times are cleanest with one.
@@ -75,7 +78,6 @@ pub(crate) struct Asked {
     pub(crate) ops: Vec<String>,
     /// Numbers of threads; one `None` where the backend chooses.
     pub(crate) threads: Vec<Option<usize>>,
-    pub(crate) fallback: Option<Policy>,
     pub(crate) case: Option<Value>,
     pub(crate) limit: Duration,
     pub(crate) jobs: usize,
@@ -98,14 +100,12 @@ impl Arguments {
                 return Err(unknown("operation", pattern, &names, "in the contract"));
             }
         }
-        let threads = self.threads.iter().map(|text| positive("--threads", text).map(Some)).collect::<Result<Vec<_>, _>>()?;
-        let fallback = match self.fallback.as_deref() {
-            None => None,
-            Some("allow") => Some(Policy::Allow),
-            Some("warn") => Some(Policy::Warn),
-            Some("deny") => Some(Policy::Deny),
-            Some(other) => return Err(unknown("fall-back policy", other, &["allow", "warn", "deny"], "known")),
-        };
+        let threads =
+            self.threads.iter().map(|text| positive("--threads", text).map(Some)).collect::<Result<Vec<_>, _>>()?;
+        let policies = ["allow", "warn", "deny"];
+        if let Some(other) = self.fallback.as_deref().filter(|given| !policies.contains(given)) {
+            return Err(unknown("fall-back policy", other, &policies, "known"));
+        }
         let case = match &self.case {
             None => None,
             Some(text) => Some(serde_json::from_str(text).map_err(|error| format!("--case is not JSON: {error}"))?),
@@ -116,7 +116,6 @@ impl Arguments {
             backends: self.backends.clone(),
             ops: self.ops.clone(),
             threads: if threads.is_empty() { vec![None] } else { threads },
-            fallback,
             case,
             limit: limit.ok_or_else(|| format!("--limit '{}' is not a time: expected seconds, as 20", self.limit))?,
             jobs: self.jobs.as_deref().map_or(Ok(1), |text| positive("--jobs", text))?,
@@ -125,7 +124,8 @@ impl Arguments {
 
     /// Whether anything is named that is not an operation, so that not everything is meant.
     pub(crate) fn names_something(&self) -> bool {
-        self.case.is_some() || !self.cases.is_empty() || !self.goldens.is_empty() || !self.models.is_empty()
+        let folders = [&self.cases, &self.goldens, &self.models];
+        self.case.is_some() || self.only.is_some() || folders.into_iter().any(|given| !given.is_empty())
     }
 }
 
@@ -143,11 +143,7 @@ pub(crate) fn chosen(patterns: &[String], name: &str) -> bool {
 
 /// Whether `name` contains `pattern` or, where that has `*` or `?`, is such a name as a whole.
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
-    if pattern.contains(['*', '?']) {
-        glob(pattern.as_bytes(), name.as_bytes())
-    } else {
-        name.contains(pattern)
-    }
+    if pattern.contains(['*', '?']) { glob(pattern.as_bytes(), name.as_bytes()) } else { name.contains(pattern) }
 }
 
 fn glob(pattern: &[u8], name: &[u8]) -> bool {

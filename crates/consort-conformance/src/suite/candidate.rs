@@ -5,6 +5,7 @@ use consort_core::{Backend, DType, Device, Policy};
 use super::check::{self, Checked};
 use crate::{
     bounds::{Bounded, Profile},
+    models::Tested,
     problem::Problem,
 };
 
@@ -97,6 +98,7 @@ pub(crate) trait Opened {
     fn float(&self) -> DType;
     fn warnings(&self) -> Vec<&'static str>;
     fn check(&self, problem: &Problem, expected: &[Bounded]) -> Checked;
+    fn tested(&self) -> &dyn Tested;
 }
 
 impl<B: Backend> Opened for Device<B> {
@@ -114,5 +116,9 @@ impl<B: Backend> Opened for Device<B> {
 
     fn check(&self, problem: &Problem, expected: &[Bounded]) -> Checked {
         check::check(self, problem, expected)
+    }
+
+    fn tested(&self) -> &dyn Tested {
+        self
     }
 }

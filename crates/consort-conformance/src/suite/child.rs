@@ -1,20 +1,26 @@
 //! The process that a backend runs in: opens it, then answers with what each case came to.
 
-use std::{ffi::OsString, path::Path, process::ExitCode};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use consort_core::DType;
+use consort_core::{DType, WeightDType};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
     candidate::{Candidate, Opened},
-    check::{self, Checked},
+    check::Checked,
     work::{self, Settings},
 };
 use crate::{
     bounds::{self, Bounded, Profile},
     case_file::CaseFile,
     error::Error,
-    isolate,
+    golden::Golden,
+    isolate, models,
     ops::{Kind, Operation},
     problem::Problem,
     recipe::Recipe,
@@ -49,6 +55,7 @@ pub(crate) fn main(candidates: &[Candidate], arguments: &[OsString]) -> Option<E
             Err(reason) => emit(&json!(work::Opened::Unavailable(reason))),
         },
         Some(device) if request["close"] == true => emit(&json!(device.warnings())),
+        Some(device) if !request["model"].is_null() => model(candidate, device.as_ref(), &request, emit),
         Some(device) => {
             let source = serde_json::from_value(request["source"].clone()).unwrap_or(Source::Given);
             emit(&json!(case(candidate, device.as_ref(), source, &request["case"])));
@@ -60,26 +67,7 @@ pub(crate) fn main(candidates: &[Candidate], arguments: &[OsString]) -> Option<E
 
 /// What a case came to.
 fn case(candidate: &Candidate, device: &dyn Opened, source: Source, value: &Value) -> Case {
-    let mut found = Case {
-        op: String::new(),
-        direction: Direction::Forward,
-        source,
-        case: value.clone(),
-        column: 0,
-        outcome: Outcome::Failed,
-        reason: None,
-        shapes: String::new(),
-        level: None,
-        profile: String::new(),
-        weight: consort_core::WeightDType::F32,
-        budget: f64::INFINITY,
-        worst: None,
-        checks: Vec::new(),
-        findings: Vec::new(),
-        seconds: 0.0,
-        bits: None,
-        replay: String::new(),
-    };
+    let mut found = Case::unknown("", Direction::Forward, source, value);
     let checked = match problem(value) {
         Ok((problem, file)) => {
             found.op.clone_from(&problem.op);
@@ -108,6 +96,34 @@ fn case(candidate: &Candidate, device: &dyn Opened, source: Source, value: &Valu
     found
 }
 
+/// What is asked of a whole model.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ModelRequest {
+    /// Its directory.
+    pub(crate) model: PathBuf,
+    /// What its weights are kept as, one after the other.
+    pub(crate) dtypes: Vec<WeightDType>,
+    /// Whether it is trained where it has training.
+    pub(crate) training: bool,
+    /// Where the cases of a run in lockstep are written.
+    pub(crate) lockstep: Option<PathBuf>,
+}
+
+fn model(candidate: &Candidate, device: &dyn Opened, request: &Value, emit: &mut dyn FnMut(&Value)) {
+    let ran = serde_json::from_value(request.clone()).map_err(|error| error.to_string()).and_then(|request| {
+        let ModelRequest { model, dtypes, training, lockstep } = request;
+        let golden = Golden::of_model(&model).map_err(|error| error.to_string())?;
+        let profile = candidate.profile_for(None, device.float());
+        let own = [models::Candidate { name: candidate.name(), device: device.tested(), profile: &profile }];
+        let plan = models::Plan { dtypes: &dtypes, training, lockstep: lockstep.as_deref() };
+        models::run(&golden, &own, &plan, &mut |event| emit(&json!(event)));
+        Ok(())
+    });
+    if let Err(error) = ran {
+        emit(&json!({"event": "error", "agrees": false, "error": error}));
+    }
+}
+
 /// The problem of a recipe, or of a folder by its path.
 pub(crate) fn problem(value: &Value) -> Result<(Problem, Option<CaseFile>), Error> {
     match value {
@@ -124,6 +140,14 @@ pub(crate) fn problem(value: &Value) -> Result<(Problem, Option<CaseFile>), Erro
 }
 
 fn judged(device: &dyn Opened, problem: &Problem, file: Option<&CaseFile>, profile: Profile) -> Checked {
+    let asks = problem.attributes.get("dtype").and_then(Value::as_str);
+    let own = device.float().to_string();
+    if let Some(asks @ ("f32" | "f64")) = asks
+        && asks != own
+    {
+        let skipped = Some(format!("it asks for {asks}, this backend computes in {own}"));
+        return Checked { skipped, ..Checked::default() };
+    }
     let profile = Profile { weight: problem.weight_dtype, ..profile };
     let expected: Vec<Bounded> = match file {
         Some(file) => match file.expected(&profile) {

@@ -154,8 +154,7 @@ fn judge(shared: &Shared, jobs: &[Job]) -> Result<(), Failed> {
 fn run(shared: &Shared, jobs: &[Job]) -> Report {
     let [candidate] = &shared.candidates;
     let settings = [work::Settings { backend: candidate.name().to_owned(), threads: None, fallback: None }];
-    let terms =
-        Terms { limit: shared.asked.limit, model_limit: shared.asked.limit, processes: 1, echo: shared.echo };
+    let terms = Terms { limit: shared.asked.limit, processes: 1, echo: shared.echo };
     let mut report = Report::default();
     let mut columns: Vec<Column> = settings.iter().map(super::column).collect();
     if jobs.is_empty() {

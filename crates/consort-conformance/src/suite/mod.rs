@@ -24,17 +24,17 @@ mod plan;
 mod progress;
 mod work;
 
-use std::{ffi::OsString, process::ExitCode, time::Instant};
+use std::{ffi::OsString, io::Write, process::ExitCode, time::Instant};
 
 use clap::{Parser, error::ErrorKind};
 
+pub use self::candidate::Candidate;
 use self::{
     arguments::{Arguments, Asked},
     outcome::Finished,
     plan::Plan,
     work::{Job, News, Settings, Terms},
 };
-pub use self::candidate::Candidate;
 use crate::{
     isolate,
     report::{Column, Report, html, json, table},
@@ -62,11 +62,14 @@ fn compare(candidates: &[Candidate], arguments: &[OsString], command: &str) -> R
     let parsed = match Arguments::try_parse_from(arguments) {
         Ok(parsed) => parsed,
         Err(error) if error.kind() == ErrorKind::DisplayHelp => {
-            print!("{error}");
+            print(&[error.to_string()]);
             return Err(ExitCode::SUCCESS);
         }
         Err(error) => return Err(wrong_usage(&arguments::one_line(&error))),
     };
+    if parsed.self_test {
+        return Err(self_test(&parsed));
+    }
     let named: Vec<&str> = candidates.iter().filter(|candidate| !candidate.is_oracle()).map(Candidate::name).collect();
     let asked = parsed.check(&named).map_err(|wrong| wrong_usage(&wrong))?;
     let plan = Plan::make(candidates, &parsed, &asked).map_err(|wrong| wrong_usage(&wrong))?;
@@ -77,14 +80,14 @@ fn compare(candidates: &[Candidate], arguments: &[OsString], command: &str) -> R
         }
     }
     isolate::listen();
-    let given: Vec<String> = arguments.iter().skip(1).map(|word| quoted(&word.to_string_lossy())).collect();
+    // What people gave: where the repository is comes from xtask.
+    let given = arguments.iter().skip(1).take_while(|word| *word != "--root");
+    let given: Vec<String> = given.map(|word| quoted(&word.to_string_lossy())).collect();
     let mut report = execute(candidates, &plan, &asked, &parsed);
     report.command = [vec![command.to_owned()], given].concat().join(" ");
     Finished { candidates, command, arguments: &parsed, asked: &asked, whole: plan.whole }.settle(&mut report);
 
-    for line in table::lines(&report) {
-        println!("{line}");
-    }
+    print(&table::lines(&report));
     let mut written = Vec::new();
     if let Some(path) = &parsed.json {
         written.push(json::replace(path, &json::value(&report).to_string()));
@@ -99,6 +102,65 @@ fn compare(candidates: &[Candidate], arguments: &[OsString], command: &str) -> R
     Ok(report)
 }
 
+/// `--self-test`.
+#[cfg(feature = "self-test")]
+fn self_test(arguments: &Arguments) -> ExitCode {
+    let start = Instant::now();
+    let Some(vectors) = arguments.root.as_deref().map(|root| root.join("tests/vectors")) else {
+        return wrong_usage("--self-test needs the vectors of the repository: start it by cargo xtask compare");
+    };
+    let line = |hunt: &crate::self_test::Hunt| {
+        let by = hunt.caught_by.as_deref().unwrap_or("NOBODY");
+        println!("{:8} {:28} {:40} {}", hunt.planted.name(), hunt.fault, by, hunt.about);
+    };
+    println!("{:8} {:28} {:40} what is wrong", "planted", "fault", "caught by");
+    let hunts = match crate::self_test::hunt(&vectors, &mut |hunt| line(hunt)) {
+        Ok(hunts) => hunts,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let (lines, all) = crate::self_test::summary(&hunts, start);
+    println!();
+    lines.iter().for_each(|line| println!("{line}"));
+    if let Some(path) = &arguments.json
+        && let Err(error) = json::replace(path, &serde_json::json!({ "self_test": hunts }).to_string())
+    {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
+    }
+    if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(not(feature = "self-test"))]
+fn self_test(_: &Arguments) -> ExitCode {
+    wrong_usage("--self-test is not in this build: build consort-conformance with its feature self-test")
+}
+
+/// The names of the checks that find something in a case.
+#[cfg(feature = "self-test")]
+pub(crate) fn findings<B: consort_core::Backend>(
+    device: &consort_core::Device<B>,
+    problem: &crate::problem::Problem,
+    expected: &[crate::bounds::Bounded],
+) -> Vec<String> {
+    let mut names: Vec<String> =
+        check::check(device, problem, expected).findings.into_iter().map(|f| f.check).collect();
+    names.dedup();
+    names
+}
+
+/// Lines to standard output. Who reads them may have had enough, which changes no verdict.
+fn print(lines: &[String]) {
+    let mut out = std::io::stdout().lock();
+    for line in lines {
+        if writeln!(out, "{line}").is_err() {
+            return;
+        }
+    }
+}
+
 fn wrong_usage(wrong: &str) -> ExitCode {
     eprintln!("error: {wrong}");
     ExitCode::from(2)
@@ -110,12 +172,7 @@ fn execute(candidates: &[Candidate], plan: &Plan, asked: &Asked, arguments: &Arg
     let settings: Vec<Settings> = plan.columns.iter().map(|column| column.settings(candidates, arguments)).collect();
     let mut columns: Vec<Column> = settings.iter().map(column).collect();
     let mut report = Report { quick: arguments.quick, ..Report::default() };
-    let terms = Terms {
-        limit: asked.limit,
-        model_limit: asked.limit * 30,
-        processes: asked.jobs,
-        echo: asked.case.is_some(),
-    };
+    let terms = Terms { limit: asked.limit, processes: asked.jobs, echo: asked.case.is_some() };
     let mut progress = progress::Progress::new(plan.jobs.iter().map(|job| job.work.steps()).sum());
     let mut found = Vec::new();
     work::run(&settings, &mut columns, &plan.jobs, &terms, |at, news| {
@@ -147,7 +204,11 @@ fn column(settings: &Settings) -> Column {
 /// A word as a shell takes it.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:@+×".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]

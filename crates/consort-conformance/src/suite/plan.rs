@@ -1,17 +1,25 @@
 //! What is to be run: columns of backends, and jobs in order.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use consort_core::WeightDType;
 use serde_json::{Value, json};
 
 use super::{
     arguments::{Arguments, Asked, chosen, operations},
     candidate::Candidate,
-    child,
+    child::{self, ModelRequest},
     work::{Job, Settings, Work},
 };
 use crate::{
-    case_file,
+    case_file::{self, CaseFile},
+    golden::{Golden, goldens},
+    models, ops,
+    problem::Problem,
     report::{Direction, Source, place},
     sweep::{self, Depth},
 };
@@ -20,6 +28,9 @@ use crate::{
 const DRAWS: u32 = 48;
 /// The same where it has to be quick.
 const QUICK_DRAWS: u32 = 4;
+
+/// Goldens that are run where it has to be quick: one of each shape of transformer.
+const QUICK_MODELS: [&str; 3] = ["llama", "bert", "t5"];
 
 /// Columns and jobs.
 pub(crate) struct Plan {
@@ -61,7 +72,7 @@ impl Plan {
         let mut items = Vec::new();
         if let Some(case) = &asked.case {
             let (problem, _) = child::problem(case).map_err(|error| format!("--case: {error}"))?;
-            let direction = if problem.backward.is_some() { Direction::Backward } else { Direction::Forward };
+            let direction = direction(&problem);
             items.push(Item { op: problem.op, direction, source: Source::Given, case: case.clone() });
         }
         if sweeps {
@@ -71,12 +82,14 @@ impl Plan {
         for folder in &arguments.cases {
             folders.extend(read(folder)?);
         }
-        if sweeps && let Some(vectors) = arguments.root.as_deref().map(|root| root.join("tests/vectors")).filter(|path| path.is_dir())
+        if sweeps
+            && let Some(vectors) =
+                arguments.root.as_deref().map(|root| root.join("tests/vectors")).filter(|path| path.is_dir())
         {
             folders.extend(read(&vectors)?);
         }
         folders.retain(|item| chosen(&asked.ops, &item.op));
-        let models: Vec<PathBuf> = Vec::new();
+        let models = models(arguments, asked)?;
         if items.is_empty() && folders.is_empty() && models.is_empty() {
             return Err("nothing is left to compare: no case is of these operations".to_owned());
         }
@@ -108,6 +121,18 @@ impl Plan {
                 }
             }
         }
+        // Operations first.
+        for (column, planned) in columns.iter().enumerate() {
+            if candidates.get(planned.candidate).is_some_and(Candidate::is_oracle) {
+                continue;
+            }
+            jobs.extend(models.iter().map(|(name, request)| Job {
+                column,
+                op: name.clone(),
+                direction: Direction::Forward,
+                work: Work::Model(json!(request), time_for(&request.model, asked.limit)),
+            }));
+        }
         Ok(Self { columns, jobs, whole: sweeps })
     }
 }
@@ -136,19 +161,85 @@ fn draws(column: usize, asked: &Asked, quick: bool) -> impl Iterator<Item = Job>
     let ops = operations().into_iter().filter(|op| chosen(&asked.ops, op));
     ops.flat_map(move |op| {
         Direction::ALL.into_iter().filter_map(move |direction| {
-            (direction == Direction::Forward || sweep::has_gradient(op)).then(|| Job { column, op: op.to_owned(), direction, work: Work::Draws(count) })
+            (direction == Direction::Forward || sweep::has_gradient(op)).then(|| Job {
+                column,
+                op: op.to_owned(),
+                direction,
+                work: Work::Draws(count),
+            })
         })
     })
 }
 
-/// The cases of a folder.
-fn read(folder: &Path) -> Result<Vec<Item>, String> {
-    let cases = case_file::cases(folder).map_err(|error| error.to_string())?;
-    let item = |case: case_file::CaseFile| Item {
-        op: case.problem.op.clone(),
-        direction: if case.problem.backward.is_some() { Direction::Backward } else { Direction::Forward },
-        source: Source::Folder,
-        case: json!(case.directory.display().to_string()),
+/// The models asked for, by name and with what is asked of them.
+fn models(arguments: &Arguments, asked: &Asked) -> Result<Vec<(String, ModelRequest)>, String> {
+    let mut folders = arguments.goldens.clone();
+    let own = || arguments.root.as_deref().map(|root| root.join("tests/golden")).filter(|path| path.is_dir());
+    let mut quick = false;
+    if !arguments.names_something() && asked.ops.is_empty() || folders.is_empty() && arguments.only.is_some() {
+        folders.extend(own());
+        quick = arguments.quick && arguments.only.is_none();
+    }
+    let mut found: Vec<Golden> = Vec::new();
+    for folder in folders {
+        found.extend(goldens(&folder).map_err(|error| error.to_string())?);
+    }
+    if let Some(only) = &arguments.only {
+        let all: Vec<String> = found.iter().map(|golden| golden.name.clone()).collect();
+        found.retain(|golden| golden.name.contains(only));
+        if found.is_empty() {
+            let nearest = ops::nearest(only, all.iter().map(String::as_str)).unwrap_or("none");
+            return Err(format!("no golden has '{only}' in its name, the nearest is '{nearest}'"));
+        }
+    }
+    if quick {
+        found.retain(|golden| QUICK_MODELS.contains(&golden.name.as_str()));
+    }
+    for path in &arguments.models {
+        found.push(Golden::of_model(path).map_err(|error| error.to_string())?);
+    }
+    let dtypes = if arguments.quick { vec![WeightDType::F32] } else { models::DTYPES.to_vec() };
+    let lockstep = arguments.lockstep.then(cases_folder);
+    let request = |golden: Golden| {
+        let request = ModelRequest {
+            model: golden.directory.canonicalize().unwrap_or(golden.directory),
+            dtypes: dtypes.clone(),
+            training: true,
+            lockstep: lockstep.clone(),
+        };
+        (golden.name, request)
     };
-    Ok(cases.into_iter().map(item).collect())
+    Ok(found.into_iter().map(request).collect())
+}
+
+/// How long a step of a model may take: thirty times a case, and four seconds more for each megabyte of its files, for
+/// the oracle computes in plain loops.
+fn time_for(directory: &Path, limit: Duration) -> Duration {
+    let files = fs::read_dir(directory).into_iter().flatten().flatten();
+    let bytes: u64 = files.filter_map(|file| fs::metadata(file.path()).ok()).map(|file| file.len()).sum();
+    limit * 30 + Duration::from_secs(4 * (bytes >> 20))
+}
+
+/// Where cases of guilty operations are written: beside what cargo builds.
+fn cases_folder() -> PathBuf {
+    let executable = std::env::current_exe().unwrap_or_default();
+    let target = executable.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file());
+    target.map_or_else(std::env::temp_dir, Path::to_owned).join("compare-cases")
+}
+
+/// The cases of a folder: itself if it is one, else those in it. One that cannot be read is among them, and fails.
+fn read(folder: &Path) -> Result<Vec<Item>, String> {
+    let wrong = |error: crate::Error| error.to_string();
+    let item = |directory: PathBuf| {
+        let (op, direction) = match CaseFile::read(&directory) {
+            Ok(CaseFile { problem, .. }) => (problem.op.clone(), direction(&problem)),
+            Err(_) => (directory.file_name().unwrap_or_default().to_string_lossy().into_owned(), Direction::Forward),
+        };
+        Item { op, direction, source: Source::Folder, case: json!(directory.display().to_string()) }
+    };
+    Ok(case_file::folders(folder).map_err(wrong)?.into_iter().map(item).collect())
+}
+
+fn direction(problem: &Problem) -> Direction {
+    if problem.backward.is_some() { Direction::Backward } else { Direction::Forward }
 }

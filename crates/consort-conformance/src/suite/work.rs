@@ -1,10 +1,11 @@
 //! Runs a list of jobs on backends, each backend in processes of its own, and gives back what every job came to.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
-        mpsc::{self, Sender},
+        mpsc::{self, RecvTimeoutError, Sender},
     },
     thread,
     time::Duration,
@@ -24,8 +25,12 @@ use crate::{
 const OPENING: Duration = Duration::from_secs(120);
 /// Longest time that a process may take to end after its last case.
 const CLOSING: Duration = Duration::from_secs(20);
+/// How long it may be quiet.
+const TICK: Duration = Duration::from_millis(250);
 /// How many draws that end the process are made smaller.
 const SHRINKS_OF_CRASHES: usize = 12;
+/// How many cases of an operation may time out until its others are left out.
+const MOST_LATE: usize = 5;
 
 /// What a process is started with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -58,8 +63,8 @@ pub(crate) enum Work {
     Case(Source, Value),
     /// So many draws, until one fails.
     Draws(u32),
-    /// A whole model: the request.
-    Model(Value),
+    /// A whole model: the request, and how long each of its steps may take.
+    Model(Value, Duration),
 }
 
 impl Work {
@@ -67,7 +72,7 @@ impl Work {
     pub(crate) fn steps(&self) -> usize {
         match self {
             Self::Draws(count) => *count as usize,
-            Self::Case(..) | Self::Model(_) => 1,
+            Self::Case(..) | Self::Model(..) => 1,
         }
     }
 }
@@ -76,7 +81,6 @@ impl Work {
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
     pub(crate) limit: Duration,
-    pub(crate) model_limit: Duration,
     pub(crate) processes: usize,
     /// Whether what backends print themselves is shown.
     pub(crate) echo: bool,
@@ -97,9 +101,23 @@ struct Shared<'a> {
     settings: &'a [Settings],
     columns: Mutex<&'a mut [Column]>,
     terms: &'a Terms,
+    /// How many cases of an operation have timed out, by column.
+    late: Mutex<BTreeMap<(usize, String, Direction), usize>>,
 }
 
 impl<'a> Shared<'a> {
+    fn new(settings: &'a [Settings], columns: &'a mut [Column], terms: &'a Terms) -> Self {
+        Self { settings, columns: Mutex::new(columns), terms, late: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// The cases of the job's operation that have timed out so far, `more` included.
+    fn late(&self, job: &Job, more: usize) -> usize {
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = late.entry((job.column, job.op.clone(), job.direction)).or_default();
+        *count += more;
+        *count
+    }
+
     fn columns(&self) -> MutexGuard<'_, &'a mut [Column]> {
         self.columns.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -123,7 +141,7 @@ pub(crate) fn run(
     terms: &Terms,
     mut hear: impl FnMut(usize, News),
 ) {
-    let shared = Shared { settings, columns: Mutex::new(columns), terms };
+    let shared = Shared::new(settings, columns, terms);
     let next = AtomicUsize::new(0);
     let (to, news) = mpsc::channel();
     thread::scope(|scope| {
@@ -138,21 +156,31 @@ pub(crate) fn run(
                         break;
                     }
                     worker.job = at;
+                    worker.tell(News::Steps(0));
                     worker.work(job);
                 }
                 worker.close();
             });
         }
         drop(to);
-        for (job, news) in news {
-            hear(job, news);
+        // Without news the last is told again, so that a line of progress shows what takes its time.
+        let mut last = 0;
+        loop {
+            match news.recv_timeout(TICK) {
+                Ok((job, news)) => {
+                    last = job;
+                    hear(job, news);
+                }
+                Err(RecvTimeoutError::Timeout) => hear(last, News::Steps(0)),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
         }
     });
 }
 
 /// Opens every column's backend and lets it go again: whether it works here.
 pub(crate) fn open(settings: &[Settings], columns: &mut [Column], terms: &Terms) {
-    let shared = Shared { settings, columns: Mutex::new(columns), terms };
+    let shared = Shared::new(settings, columns, terms);
     let (to, _) = mpsc::channel();
     let mut worker = Worker { shared: &shared, to, child: None, job: 0, last: None };
     for column in 0..settings.len() {
@@ -187,12 +215,16 @@ impl Worker<'_> {
                 }
             }
             Work::Draws(count) => self.draws(job, *count),
-            Work::Model(request) => self.model(job, request),
+            Work::Model(request, limit) => self.model(job, request, *limit),
         }
     }
 
     /// A case's end; `None` where the backend is not there, or after Ctrl-C.
     fn case(&mut self, job: &Job, source: Source, case: &Value) -> Option<Case> {
+        if self.shared.late(job, 0) >= MOST_LATE {
+            let reason = format!("not run, for {MOST_LATE} cases of this operation had timed out");
+            return Some(Case { reason: Some(reason), ..Case::new(job, source, case, Outcome::Skipped) });
+        }
         let request = json!({"source": source, "case": case});
         let mut answer = None;
         let lost = match self.ask(job.column, &request, self.shared.terms.limit, |value| answer = Some(value)) {
@@ -206,30 +238,14 @@ impl Worker<'_> {
             },
             Err(Some(Lost::Crashed(how))) => ("CRASHED", how),
             Err(Some(Lost::TimedOut(limit))) => {
+                self.shared.late(job, 1);
                 ("TIMED OUT", format!("no answer within {} s (--limit)", limit.as_secs_f64()))
             }
             Err(Some(Lost::Before(_) | Lost::Interrupted) | None) => return None,
         };
-        Some(Case {
-            op: job.op.clone(),
-            direction: job.direction,
-            source,
-            case: case.clone(),
-            column: job.column,
-            outcome: Outcome::Failed,
-            reason: None,
-            shapes: String::new(),
-            level: None,
-            profile: String::new(),
-            weight: WeightDType::F32,
-            budget: f64::INFINITY,
-            worst: None,
-            checks: Vec::new(),
-            findings: vec![Finding { check: lost.0.to_owned(), message: lost.1, worst: None }],
-            seconds: 0.0,
-            bits: None,
-            replay: String::new(),
-        })
+        let (check, message) = (lost.0.to_owned(), lost.1);
+        let findings = vec![Finding { check, message, worst: None }];
+        Some(Case { findings, ..Case::new(job, source, case, Outcome::Failed) })
     }
 
     fn draws(&mut self, job: &Job, count: u32) {
@@ -260,19 +276,40 @@ impl Worker<'_> {
         self.tell(News::Steps((count as usize).saturating_sub(done)));
     }
 
-    fn model(&mut self, job: &Job, request: &Value) {
-        let (to, at) = (self.to.clone(), self.job);
+    /// A model with its weights kept as one type after the other, then trained. What ends the process is told, and a new one
+    /// goes on behind it.
+    fn model(&mut self, job: &Job, request: &Value, limit: Duration) {
         let column = job.column;
-        let result = self.ask(column, request, self.shared.terms.model_limit, |event| {
-            let _ = to.send((at, News::Model(event)));
-        });
-        let failure = match result {
-            Err(Some(Lost::Crashed(how))) => format!("CRASHED: {how}"),
-            Err(Some(Lost::TimedOut(limit))) => format!("TIMED OUT: nothing within {} s", limit.as_secs_f64()),
-            Ok(()) | Err(_) => return self.tell(News::Steps(1)),
-        };
-        self.tell(News::Model(json!({"event": "error", "model": job.op, "agrees": false, "error": failure, "failures": [failure]}
-        )));
+        let backend = self.shared.settings.get(column).map(|own| own.backend.clone());
+        let mut request = request.clone();
+        loop {
+            let mut dtypes = request["dtypes"].as_array().cloned().unwrap_or_default();
+            let (to, at) = (self.to.clone(), self.job);
+            let mut done = 0;
+            let result = self.ask(column, &request, limit, |mut event| {
+                done += usize::from(event["event"] != "training");
+                event["column"] = json!(column);
+                let _ = to.send((at, News::Model(event)));
+            });
+            let error = match result {
+                Err(Some(Lost::Crashed(how))) => format!("CRASHED: {how}"),
+                Err(Some(Lost::TimedOut(limit))) => format!("TIMED OUT: nothing within {} s", limit.as_secs_f64()),
+                Ok(()) | Err(_) => break,
+            };
+            let (dtype, what) = match dtypes.get(done) {
+                Some(dtype) => (dtype.clone(), error),
+                None => (json!(WeightDType::F32), format!("training: {error}")),
+            };
+            self.tell(News::Model(json!({
+                "event": "error", "backend": backend, "column": column, "model": job.op, "directory": request["model"],
+                "weight_dtype": dtype, "agrees": false, "error": what,
+            })));
+            if done >= dtypes.len() {
+                break;
+            }
+            dtypes.drain(..=done);
+            request["dtypes"] = Value::Array(dtypes);
+        }
         self.tell(News::Steps(1));
     }
 
@@ -328,11 +365,18 @@ impl Worker<'_> {
                         self.last = None;
                         return self.child.as_mut().map(|(_, child)| child).ok_or(None);
                     }
-                    Ok(Opened::Unavailable(reason)) => (reason, None),
+                    Ok(Opened::Unavailable(reason)) => {
+                        let before = self.shared.columns().get(column).is_some_and(|column| !column.title.is_empty());
+                        let trouble =
+                            before.then(|| format!("it does not open again, so that cases are missing: {reason}"));
+                        (reason, trouble)
+                    }
                     Err(error) => (error.to_string(), Some(format!("its process answers wrongly: {error}"))),
                 },
                 Err(Lost::Interrupted) => return Err(Some(Lost::Interrupted)),
-                Err(Lost::Crashed(how) | Lost::Before(how)) => (how.clone(), Some(format!("opening it CRASHED: {how}"))),
+                Err(Lost::Crashed(how) | Lost::Before(how)) => {
+                    (how.clone(), Some(format!("opening it CRASHED: {how}")))
+                }
                 Err(Lost::TimedOut(limit)) => {
                     let how = format!("opening it TIMED OUT after {} s", limit.as_secs());
                     (how.clone(), Some(how))
@@ -375,16 +419,24 @@ impl Worker<'_> {
     }
 }
 
+impl Case {
+    /// One of which nothing is known but what was asked.
+    fn new(job: &Job, source: Source, case: &Value, outcome: Outcome) -> Self {
+        Self {
+            column: job.column,
+            outcome,
+            budget: f64::INFINITY,
+            ..Self::unknown(&job.op, job.direction, source, case)
+        }
+    }
+}
+
 /// What a process answers when it is asked to open its backend.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Opened {
     /// It is open.
-    Open {
-        title: String,
-        float: String,
-        profile: Value,
-    },
+    Open { title: String, float: String, profile: Value },
     /// It does not work here.
     Unavailable(String),
 }
