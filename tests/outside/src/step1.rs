@@ -7,8 +7,8 @@
 
 use std::sync::Arc;
 
-use consort_core::{Backend, DType, HostData, Nothing, Ready, Result};
 use consort_conformance::oracle::Single;
+use consort_core::{Backend, DType, HostData, Nothing, Ready, Result};
 
 /// The backend; it has no state.
 #[derive(Clone, Copy, Debug, Default)]
