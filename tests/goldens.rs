@@ -8,11 +8,16 @@
 #![allow(clippy::neg_cmp_op_on_partial_ord, reason = "`!(error <= bar)`, so that NaN fails")]
 
 use consort_conformance::{
+    bounds::Profile,
     golden::Golden,
-    measure::{Deviation, error_over_spread, other_bits},
+    lockstep::{Settings, lockstep},
+    measure::{Deviation, other_bits},
     pass,
+    training::{Training, TrainingReference},
 };
-use consort_core::{Backend, DType, Device, Error, HostData, Lockstep, Nothing, Ready, Result, Trace, model::Tokens};
+use consort_core::{
+    Backend, DType, Device, Error, HostData, Nothing, Ready, Result, Trace, WeightDType, model::Tokens,
+};
 use consort_scalar::{Oracle, Scalar, Single};
 use consort_tests::goldens;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -31,7 +36,15 @@ fn main() {
         trial("cuts_in_f32", |golden| cuts(golden, Single::new()));
         trial("greedy", greedy);
         trial("three_methods", three_methods);
-        trial("decorators", decorators);
+        trial("trace", trace);
+        trial("lockstep", in_lockstep);
+        if Training::is_there(golden) {
+            trial("training_oracle", |golden| training(golden, Oracle::new(), "f64"));
+            trial("training_single", |golden| training(golden, Single::new(), "ieee"));
+        }
+        if golden.name == "llama-tied-bias" {
+            trial("training_three_methods", |golden| training(golden, ThreeMethods(Single::new()), "ieee"));
+        }
         if golden.directory.join("config.v4.json").is_file() {
             trial("version_4_config", version_4_config);
         }
@@ -164,7 +177,7 @@ fn three_methods(golden: &Golden) -> Result<(), Failed> {
     }
 }
 
-fn decorators(golden: &Golden) -> Result<(), Failed> {
+fn trace(golden: &Golden) -> Result<(), Failed> {
     let plain_device = Device::new(Single::new());
     let plain = last_logits(golden, &plain_device)?;
     let traced_device = Device::new(Trace::new(Single::new()));
@@ -177,29 +190,37 @@ fn decorators(golden: &Golden) -> Result<(), Failed> {
     if records.len() as u64 != asked {
         return Err(format!("{} records of {asked} operations", records.len()).into());
     }
-    if !records.iter().any(|record| record.place.ends_with(".1.attention")) {
-        return Err("no record names its place in layer 1's attention".into());
+    if records.iter().any(|record| record.place.ends_with(".1.attention")) {
+        Ok(())
+    } else {
+        Err("no record names its place in layer 1's attention".into())
     }
-    let lockstep = Device::new(Lockstep::new(Device::new(Single::new()), Device::new(Oracle::new())));
-    let stepped = last_logits(golden, &lockstep)?;
-    let error = error_over_spread(&stepped, &plain)?;
-    if !(error <= 1e-5) {
-        return Err(format!("logits in lockstep are {error:e} of the spread away").into());
+}
+
+fn in_lockstep(golden: &Golden) -> Result<(), Failed> {
+    let profile = Profile::ieee();
+    let settings = Settings { dtype: WeightDType::F32, profile: &profile, cases: None };
+    let report = lockstep(golden, &Device::new(Single::new()), &settings)?;
+    if report.vague > 0 || !report.absent.is_empty() {
+        return Err(format!("{} vague, absent {:?}", report.vague, report.absent).into());
     }
-    let worst = lockstep.backend().take().into_iter().max_by(|a, b| a.error.total_cmp(&b.error));
-    match worst {
-        // n products in f32 stay within n·2⁻²⁴ of their magnitudes; no reduction here is longer than 200.
-        Some(worst) if worst.error <= 200.0 * (-24f64).exp2() => Ok(()),
-        Some(worst) => Err(format!("{worst:?}").into()),
-        None => Err("nothing was compared".into()),
-    }
+    all_well(&report.failures())
+}
+
+fn training<B: Backend>(golden: &Golden, backend: B, profile: &str) -> Result<(), Failed> {
+    let reference = TrainingReference::compute(golden)?.ok_or("no training")?;
+    all_well(&reference.train(&Device::new(backend), profile)?.failures())
+}
+
+fn all_well(failures: &[String]) -> Result<(), Failed> {
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n").into()) }
 }
 
 fn version_4_config(golden: &Golden) -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     for entry in std::fs::read_dir(&golden.directory)? {
         let entry = entry?;
-        if entry.file_name() != "config.json" {
+        if entry.file_name() != "config.json" && entry.file_type()?.is_file() {
             std::fs::copy(entry.path(), folder.path().join(entry.file_name()))?;
         }
     }

@@ -74,12 +74,14 @@ def softmax_again(x):
     return out
 
 
-@family("softmax", {"": 5, "peaks": 5, "view": 2, "minus-infinity": {"forward": 1}, "single": 1})
+@family("softmax", {"": 5, "peaks": 5, "far-below": 5, "view": 2, "minus-infinity": {"forward": 1}, "single": 1})
 def softmax(draw, label, n):
     x = softmax_operand(draw, label, n)
     plain = None
     if label == "view":
         x = draw.view(draw.normal(3, 5, 7), ["reversed", "part"][n])
+    elif label == "far-below":  # no exponential of such a value is above 0
+        x = exact(x - 2000)
     elif label == "minus-infinity":
         x.view(-1)[::3] = -math.inf
     elif label == "single":
@@ -399,7 +401,7 @@ def kept_as(draw, kind, rows, width, scale=1.0):
 
 @family(
     "linear",
-    [*(f"activation-{kind}" for kind in ["none", *ACTIVATIONS]), *(f"weight-{kind}" for kind in KEPT), "view"],
+    [*(f"activation-{kind}" for kind in ["none", *ACTIVATIONS]), *(f"weight-{kind}" for kind in KEPT), "view", "square"],
     covers={
         "activation": ["null", *ACTIVATIONS], "bias": ["present", "absent"], "residual": ["present", "absent"],
         "weight_dtype": KEPT,
@@ -410,6 +412,8 @@ def linear(draw, label, n):
     what, _, kind = label.partition("-")
     activation = kind if what == "activation" and kind != "none" else ("silu" if what == "weight" and n == 3 else None)
     weight_dtype = kind if what == "weight" else None
+    if what == "square":
+        outputs = inputs = [5, 2, 3, 7, 17][n]
     if kind in BLOCKS:
         tokens, inputs, outputs = [(3, 32, 5), (1, 64, 3), (5, 32, 2), (2, 96, 3), (7, 32, 1)][n]
     weight = kept_as(draw, weight_dtype or "f32", outputs, inputs, inputs**-0.5 * 1.5)

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use crate::{
     Outcome, compare,
     process::{cargo, shown, status},
+    rehearsal,
     workspace::{self, Metadata},
 };
 
@@ -26,8 +27,12 @@ enum Step {
     Run(Command),
     /// A fuzz package, whose own dependencies need a C++ compiler.
     Fuzz(PathBuf),
-    /// `cargo xtask compare`, in this process.
+    /// `cargo xtask compare --quick`.
     Compare,
+    /// A backend made, built and used in a copy of the workspace.
+    NewBackend,
+    /// The crate outside the workspace.
+    Outside,
 }
 
 /// How a check ended.
@@ -95,7 +100,7 @@ fn steps(metadata: &Metadata) -> Result<Vec<Step>> {
     }
     steps.extend(fuzz_packages()?.into_iter().map(Step::Fuzz));
     steps.push(run(&TEST));
-    steps.push(Step::Compare);
+    steps.extend([Step::Compare, Step::Outside, Step::NewBackend]);
     Ok(steps)
 }
 
@@ -104,7 +109,9 @@ impl Step {
         match self {
             Self::Run(command) => shown(command),
             Self::Fuzz(manifest) => shown(&check_fuzz(manifest, &[])),
-            Self::Compare => "cargo xtask compare".to_owned(),
+            Self::Compare => "cargo xtask compare --quick".to_owned(),
+            Self::NewBackend => "cargo xtask new-backend, in a copy".to_owned(),
+            Self::Outside => format!("cargo test --manifest-path {}/Cargo.toml", rehearsal::OUTSIDE),
         }
     }
 
@@ -127,10 +134,20 @@ impl Step {
                 }
                 status(&mut check_fuzz(manifest, &[]))?.success()
             }
-            Self::Compare => matches!(compare::run(&compare::Arguments::default())?, Outcome::Done),
+            Self::Compare => matches!(compare::quick()?, Outcome::Done),
+            Self::NewBackend if !rehearsal::has_git() => {
+                return Ok(Ended::Skipped("git cannot say which files make this workspace".to_owned()));
+            }
+            Self::NewBackend => told(rehearsal::new_backend()),
+            Self::Outside => told(rehearsal::outside()),
         };
         Ok(if passed { Ended::Well } else { Ended::Badly })
     }
+}
+
+/// Whether it went well; if not, why is said.
+fn told(result: Result<()>) -> bool {
+    result.inspect_err(|error| eprintln!("error: {error:#}")).is_ok()
 }
 
 fn check_fuzz(manifest: &std::path::Path, more: &[&str]) -> Command {

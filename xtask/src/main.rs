@@ -1,4 +1,4 @@
-//! Build tasks of the workspace: `cargo xtask ci | test | golden | compare`.
+//! Build tasks of the workspace: `cargo xtask ci | test | golden | compare | new-backend`.
 //!
 //! They are the only build scripts: a laptop and the CI machine run the same ones. No backend is linked here;
 //! [`compare`] builds the runner with those asked for. Exit status: 0 done, 1 failed, 2 wrong usage.
@@ -8,8 +8,9 @@
 mod ci;
 mod compare;
 mod golden;
+mod new_backend;
 mod process;
-mod table;
+mod rehearsal;
 mod workspace;
 
 use std::process::ExitCode;
@@ -30,10 +31,12 @@ enum Task {
     Ci,
     /// The tests: `cargo test --workspace`.
     Test,
-    /// Compares backends with the f64 oracle on golden models.
+    /// Shows that backends compute what the f64 oracle does: operations, then whole models.
     Compare(compare::Arguments),
     /// Makes golden models and vectors anew, with torch in a virtual environment of its own.
     Golden(golden::Arguments),
+    /// Makes a backend of three methods that passes everything, for making native.
+    NewBackend(new_backend::Arguments),
 }
 
 /// How a task ended when nothing kept it from running.
@@ -47,8 +50,9 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Ci => ci::run(),
         Task::Test => ci::test(),
-        Task::Compare(arguments) => compare::run(&arguments),
+        Task::Compare(arguments) => compare::run(arguments),
         Task::Golden(arguments) => golden::run(&arguments),
+        Task::NewBackend(arguments) => new_backend::run(&arguments),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

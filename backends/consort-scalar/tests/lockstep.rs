@@ -1,10 +1,16 @@
-//! Lockstep finds a fault that is planted in one operation of a model, by its name and place, and nothing without one.
+//! Lockstep shows what both backends made of every operation, with its operands and its place: a fault that is planted in one
+//! operation of a model is seen there and nowhere else. What an error may be is consort-conformance's to say; here faults are
+//! coarse.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use consort_core::{
-    Backend, DType, Device, Disagreement, Error, Fused, FusedOf, HostData, Lockstep, Nothing, Outputs, Primitive,
-    PrimitiveOf, Ready, Result, Shape, Spec, StoredTensor, Trace, Transformer, TransformerConfig,
+    Backend, Both, DType, Device, Error, Fused, FusedOf, HostData, HostOperation, Lockstep, Nothing, Outputs,
+    Primitive, PrimitiveOf, Ready, Result, Seen, Shape, Spec, StoredTensor, Trace, Transformer, TransformerConfig,
+    Watcher,
     config::{
         Activation, AttentionConfig, AttentionPositions, EmbeddingConfig, FeedForwardConfig, HeadConfig, NormConfig,
         NormKind, Placement, Positions, RotaryConfig, RotaryPairing, RotaryScaling, StackConfig,
@@ -166,11 +172,67 @@ fn run<B: Backend>(device: &Device<B>) -> Result<Vec<f64>> {
     Ok(device.download(&model.logits(&hidden, None)?)?.to_f64())
 }
 
+/// Writes down what it is shown.
+#[derive(Default)]
+struct Recorder {
+    all: Mutex<Vec<Disagreement>>,
+    operations: Mutex<Vec<HostOperation>>,
+    absent: Mutex<Vec<(String, &'static str)>>,
+}
+
+/// How far one operation was off.
+#[derive(Clone, Debug)]
+struct Disagreement {
+    place: String,
+    operation: &'static str,
+    actual: f64,
+    /// Over the greatest magnitude of the oracle's output; infinite where only one of the two is NaN.
+    error: f64,
+    index: usize,
+}
+
+impl Watcher for Recorder {
+    fn seen(&self, seen: &Seen<'_>) -> Result<()> {
+        for Both { sizes, actual, expected } in &seen.outputs {
+            assert_eq!(sizes.iter().product::<usize>(), expected.len());
+            let (actual, expected) = (actual.to_f64(), expected.to_f64());
+            let greatest = expected.iter().fold(f64::MIN_POSITIVE, |most, value| most.max(value.abs()));
+            let mut worst = Disagreement {
+                place: seen.place.clone(),
+                operation: seen.operation,
+                actual: 0.0,
+                error: 0.0,
+                index: 0,
+            };
+            for (index, expected) in expected.iter().enumerate() {
+                let actual = actual.get(index).copied().unwrap_or(f64::NAN);
+                let error = (actual - expected).abs() / greatest;
+                let error = if error.is_nan() { f64::INFINITY } else { error };
+                if error > worst.error {
+                    worst = Disagreement { actual, error, index, ..worst };
+                }
+            }
+            self.all.lock().unwrap().push(worst);
+        }
+        self.operations.lock().unwrap().push(seen.operation()?);
+        Ok(())
+    }
+
+    fn absent(&self, place: &str, operation: &'static str) {
+        self.absent.lock().unwrap().push((place.to_owned(), operation));
+    }
+}
+
+fn watched(fault: Fault) -> (Device<Lockstep<Faulty, Oracle>>, Arc<Recorder>) {
+    let recorder = Arc::new(Recorder::default());
+    let faulty = Device::new(Faulty(fault, AtomicUsize::new(0)));
+    (Device::new(Lockstep::new(faulty, Device::new(Oracle::new()), recorder.clone())), recorder)
+}
+
 fn lockstep(fault: Fault) -> Vec<Disagreement> {
-    let faulty = Faulty(fault, AtomicUsize::new(0));
-    let device = Device::new(Lockstep::new(Device::new(faulty), Device::new(Oracle::new())));
+    let (device, recorder) = watched(fault);
     run(&device).unwrap();
-    device.backend().take()
+    recorder.all.lock().unwrap().clone()
 }
 
 /// Sums of up to 20 terms in f32 stay within 20 · 2⁻²⁴ of the greatest term, and the error is measured against the
@@ -223,7 +285,7 @@ fn a_wrong_softmax_of_its_own_is_named_and_its_users_are_not() {
 #[test]
 fn one_nan_is_named_where_it_arose_and_nowhere_else() {
     let found = guilty(Fault::NanInLayerOne);
-    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found.len(), 3, "one in each step: {found:?}");
     let Disagreement { place, operation, index, actual, error, .. } = &found[0];
     assert_eq!((place.as_str(), *operation, *index), ("decoder.1.feed_forward", "unary", 0));
     assert!(actual.is_nan() && *error == f64::INFINITY);
@@ -236,10 +298,11 @@ fn a_wrong_epsilon_is_named() {
 }
 
 #[test]
-fn a_shifted_cache_shows_where_it_is_read() {
+fn a_shifted_cache_shows_where_it_is_written() {
     let found = guilty(Fault::ShiftedWrite);
-    assert!(found.iter().all(|found| found.operation == "cache_read"), "{found:?}");
-    assert_eq!(found[0].place, "decoder.0.attention");
+    assert_eq!((found[0].place.as_str(), found[0].operation), ("decoder.0.attention", "cache_write"));
+    // What is read later is inherited.
+    assert!(found.iter().all(|found| found.operation.starts_with("cache_")), "{found:?}");
 }
 
 #[test]
@@ -250,49 +313,97 @@ fn missing_elements_are_infinitely_wrong() {
 }
 
 #[test]
-fn equal_infinities_hide_nothing_behind_them() {
-    /// e^x with one wrong element behind an infinity.
-    struct Wrong;
-    impl Backend for Wrong {
-        type Buffer = <Single as Backend>::Buffer;
-        type Packed = Nothing;
-        type Store = Nothing;
-        type Ticket = Ready;
-        type Host = Single;
+fn operands_are_shown_as_the_tested_backend_had_them() {
+    let (device, recorder) = watched(Fault::Nothing);
+    let x = device.upload_floats(&[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], &[2, 3]).unwrap();
+    // A view: its buffer and layout, and values rounded to singles.
+    device.unary(x.permute(&[1, 0]).unwrap().slice(0, 1, 2).unwrap(), UnaryKind::Exp).unwrap();
+    let weight = StoredTensor::from_values("w", &[1.0, 1.0 / 3.0, 2.0], [1, 3]).unwrap();
+    let weight = device.pack(&[weight], consort_core::WeightDType::BF16).unwrap();
+    device.linear(x, &weight, None, None, None).unwrap();
+    let operations = recorder.operations.lock().unwrap();
+    let HostOperation::Primitive(primitive) = &operations[0] else { panic!("a fused operation") };
+    let Primitive::Unary { x, kind: UnaryKind::Exp } = &**primitive else { panic!("{}", primitive.name()) };
+    assert_eq!((x.layout.sizes_and_strides(), x.layout.offset()), (([2, 2], [1, 3]), 1));
+    assert_eq!(x.data.to_f64()[..2], [f64::from(0.1f32), f64::from(0.2f32)]);
+    // Linear is not native: its parts are shown, over the weight as it is held.
+    let HostOperation::Primitive(primitive) = &operations[1] else { panic!("a fused operation") };
+    let Primitive::MatMul { b, .. } = &**primitive else { panic!("{}", primitive.name()) };
+    assert_eq!(b.data.to_f64(), [1.0, f64::from(consort_core::to_bf16(1.0 / 3.0)), 2.0]);
+}
 
-        fn alloc(&self, dtype: DType, elements: usize) -> Result<Self::Buffer> {
-            Single::new().alloc(dtype, elements)
-        }
+/// For brevity.
+trait SizesAndStrides {
+    fn sizes_and_strides(&self) -> ([usize; 2], [usize; 2]);
+}
 
-        fn upload(&self, data: HostData) -> Result<Self::Buffer> {
-            Single::new().upload(data)
-        }
-
-        fn download(&self, buffer: &Self::Buffer) -> Result<Ready> {
-            Single::new().download(buffer)
-        }
-
-        fn primitive(&self, operation: &mut PrimitiveOf<Self>, _: &Spec) -> Result<Self::Buffer> {
-            match operation {
-                Primitive::Unary { .. } => Single::new().upload(HostData::F32(vec![f32::INFINITY, 1.5, f32::NAN])),
-                _ => Err(consort_core::unsupported(self, "anything else")),
-            }
-        }
+impl SizesAndStrides for consort_core::Layout {
+    fn sizes_and_strides(&self) -> ([usize; 2], [usize; 2]) {
+        (self.shape().sizes().try_into().unwrap(), self.strides().try_into().unwrap())
     }
-    let device = Device::new(Lockstep::new(Device::new(Wrong), Device::new(Oracle::new())));
-    let x = device.upload_floats(&[f64::INFINITY, 0.0, f64::NAN], &[3]).unwrap();
-    device.unary(x, UnaryKind::Exp).unwrap();
-    let found = device.backend().take();
-    assert_eq!((found[0].index, found[0].actual, found[0].expected, found[0].error), (1, 1.5, 1.0, 0.5));
+}
+
+#[test]
+fn caches_are_shown_before_and_after() {
+    let (device, recorder) = watched(Fault::Nothing);
+    run(&device).unwrap();
+    let operations = recorder.operations.lock().unwrap();
+    let writes: Vec<_> = operations
+        .iter()
+        .filter_map(|operation| match operation {
+            HostOperation::Fused(fused) => match &**fused {
+                Fused::CacheWrite { cache, key, plan, .. } => Some((cache, key, plan)),
+                _ => None,
+            },
+            _ => None,
+        })
+        .collect();
+    // Two layers, three steps; the second step finds the five rows of the first.
+    assert_eq!(writes.len(), 6);
+    let (cache, key, plan) = writes[2];
+    let width = cache.spec.key_value_heads * cache.spec.head_width;
+    assert_eq!((cache.rows % cache.spec.block, plan.rows.len(), key.data.len()), (0, 1, width));
+    assert!(cache.keys[..5 * width].iter().all(|value| *value != 0.0));
+    assert!(cache.keys[5 * width..].iter().all(|value| *value == 0.0));
+}
+
+#[test]
+fn what_the_tested_backend_does_not_have_is_told() {
+    let recorder = Arc::new(Recorder::default());
+    let device = Device::new(Lockstep::new(Device::new(Memory), Device::new(Oracle::new()), recorder.clone()));
+    run(&device).unwrap();
+    assert!(recorder.absent.lock().unwrap().iter().any(|found| *found == ("head".to_owned(), "matmul")));
+    let operations = recorder.operations.lock().unwrap();
+    assert!(operations.iter().all(|operation| !matches!(operation, HostOperation::Primitive(_))));
+}
+
+/// Three methods.
+struct Memory;
+
+impl Backend for Memory {
+    type Buffer = <Single as Backend>::Buffer;
+    type Packed = Nothing;
+    type Store = Nothing;
+    type Ticket = Ready;
+    type Host = Single;
+
+    fn alloc(&self, dtype: DType, elements: usize) -> Result<Self::Buffer> {
+        Single::new().alloc(dtype, elements)
+    }
+
+    fn upload(&self, data: HostData) -> Result<Self::Buffer> {
+        Single::new().upload(data)
+    }
+
+    fn download(&self, buffer: &Self::Buffer) -> Result<Ready> {
+        Single::new().download(buffer)
+    }
 }
 
 #[test]
 fn decorators_keep_their_own_account_of_levels() {
     // The oracle composes its softmax; the device in lockstep was answered at once.
-    let device = Device::new(Lockstep::new(
-        Device::new(Faulty(Fault::ShortSoftmax, AtomicUsize::new(0))),
-        Device::new(Oracle::new()),
-    ));
+    let (device, _) = watched(Fault::ShortSoftmax);
     device.softmax(device.upload_floats(&[1.0, 2.0], &[1, 2]).unwrap()).unwrap();
     let counts = device.report()["softmax"];
     assert_eq!((counts.native, counts.composed, counts.host), (1, 0, 0));

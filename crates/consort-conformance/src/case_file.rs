@@ -87,8 +87,13 @@ struct View {
 /// # Errors
 /// [`Error::NoCases`] when there are none; otherwise the first that [`CaseFile::read`] meets.
 pub fn cases(folder: &Path) -> Result<Vec<CaseFile>, Error> {
+    folders(folder)?.iter().map(|directory| CaseFile::read(directory)).collect()
+}
+
+/// The folders of single cases that [`cases`] reads.
+pub(crate) fn folders(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     if folder.join(CASE).is_file() {
-        return Ok(vec![CaseFile::read(folder)?]);
+        return Ok(vec![folder.to_owned()]);
     }
     let io = |source| Error::Io { path: folder.to_owned(), source };
     let mut directories = Vec::new();
@@ -102,7 +107,7 @@ pub fn cases(folder: &Path) -> Result<Vec<CaseFile>, Error> {
         return Err(Error::NoCases { path: folder.to_owned() });
     }
     directories.sort();
-    directories.iter().map(|directory| CaseFile::read(directory)).collect()
+    Ok(directories)
 }
 
 impl CaseFile {

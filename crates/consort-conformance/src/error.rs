@@ -23,7 +23,10 @@ pub enum Error {
         what: String,
     },
     /// A folder without goldens: comparing nothing must not pass for agreement.
-    #[error("{}: no goldens here: expected case.json in it or in the folders in it", path.display())]
+    #[error(
+        "{}: no goldens here: expected expected.safetensors in it or in the folders in it",
+        path.display()
+    )]
     NoGoldens {
         /// The folder.
         path: PathBuf,
@@ -34,6 +37,25 @@ pub enum Error {
     /// A pass failed: on the backend, or on the oracle if the model itself is at fault.
     #[error(transparent)]
     Core(#[from] consort_core::Error),
+    /// The oracle keeps eight bytes a number; there is not that much memory.
+    #[error(
+        "too large for the oracle here: it needs about {:.1} GiB (8 bytes a number), {:.1} GiB are free",
+        gib(*needed), gib(*free)
+    )]
+    TooLarge {
+        /// Bytes for its weights and a pass.
+        needed: u64,
+        /// Bytes that can be had.
+        free: u64,
+    },
+    /// The weights cannot be kept as asked.
+    #[error("cannot be kept as {dtype}: {what}")]
+    Kept {
+        /// What was asked.
+        dtype: consort_core::WeightDType,
+        /// Which weight, and why.
+        what: String,
+    },
     /// A tensor with another number of elements than its shape, or than what it is compared with.
     #[error("{what}: {actual} elements, expected {expected}")]
     Elements {
@@ -64,4 +86,8 @@ impl Error {
     pub(crate) fn problem(op: &str, what: impl Into<String>) -> Self {
         Self::Problem { op: op.escape_debug().to_string(), what: what.into() }
     }
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
 }

@@ -7,12 +7,12 @@
 use std::hash::Hasher;
 
 use consort_core::DType;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{bounds::Bounded, number, problem::Output};
 
 /// The element that used most of its bound.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Worst {
     /// Name of the output.
     pub output: String,
@@ -21,16 +21,16 @@ pub struct Worst {
     /// Index of the element, one number per dimension.
     pub index: Vec<usize>,
     /// What was found there.
-    #[serde(serialize_with = "number::one")]
+    #[serde(serialize_with = "number::one", deserialize_with = "number::read")]
     pub actual: f64,
     /// What is expected there.
-    #[serde(serialize_with = "number::one")]
+    #[serde(serialize_with = "number::one", deserialize_with = "number::read")]
     pub expected: f64,
     /// Their distance.
-    #[serde(serialize_with = "number::one")]
+    #[serde(serialize_with = "number::one", deserialize_with = "number::read")]
     pub error: f64,
     /// What it may be.
-    #[serde(serialize_with = "number::one")]
+    #[serde(serialize_with = "number::one", deserialize_with = "number::read")]
     pub bound: f64,
 }
 

@@ -4,6 +4,9 @@
 //! - [`pass`] runs a model the ways it can be run: looking inside, in steps, beside others.
 //! - [`measure`] has the yardsticks: error over spread, divergence, clear top choices, bits. NaN is always the worst.
 //! - [`compare`](mod@compare) puts them together: one report per model and backend, with a verdict.
+//! - [`lockstep`] judges a model operation by operation and names the first guilty one.
+//! - [`training`] holds gradients and steps of whole models against a reference.
+//! - [`models`] runs all that on any number of backends.
 //! - [`oracle`] is what everything is compared with: the scalar backend, in f64. Never another fast backend.
 //!
 //! ```no_run
@@ -30,16 +33,23 @@ pub mod compare;
 mod error;
 pub mod golden;
 pub mod gradient;
+mod isolate;
 pub mod judge;
+pub mod lockstep;
 pub mod measure;
+pub mod memory;
+pub mod models;
 mod number;
 pub mod ops;
 pub mod pass;
 pub mod problem;
 pub mod recipe;
 mod recipes;
+pub mod report;
 pub mod self_test;
+pub mod suite;
 pub mod sweep;
+pub mod training;
 
 pub use consort_scalar as oracle;
 

@@ -7,13 +7,13 @@ use std::{collections::BTreeSet, path::Path};
 
 use consort_conformance::{
     Error,
-    compare::{ModelReport, Reference, compare},
+    compare::{Exact, ModelReport, compare},
     golden::{Golden, goldens},
     oracle::{Oracle, Single},
 };
 use consort_core::{
     Backend, DType, Device, Fused, FusedOf, HostData, Nothing, Outputs, Primitive, PrimitiveOf, Ready, Result, Spec,
-    TensorOf,
+    TensorOf, WeightDType,
     config::RotaryPairing,
     operation::{BinaryKind, ReduceKind, UnaryKind},
     unsupported,
@@ -190,10 +190,11 @@ fn every_planted_fault_is_caught() {
     // A model without caches, rotary positions or a head cannot show what is wrong with them; llama has it all.
     for name in ["llama", "t5", "bert", "bert-base"] {
         let golden = golden(name);
-        let reference = Reference::compute(&golden).unwrap();
+        let exact = Exact::compute(&golden).unwrap();
+        let reference = exact.kept_as(WeightDType::F32).unwrap();
         let mut missed = BTreeSet::new();
         for fault in FAULTS {
-            let found = reference.compare(&Device::new(Planted(Single::new(), fault)));
+            let found = reference.compare(&Device::new(Planted(Single::new(), fault)), "ieee");
             let how = match &found {
                 Ok(report) => report.failures().join("; "),
                 Err(error) => format!("error: {error}"),
@@ -241,10 +242,12 @@ fn a_wrong_oracle_is_no_yardstick() {
     let mut golden = golden("llama");
     let logits = golden.expected.get_mut("logits").unwrap();
     logits.data[7] += 1e-6;
-    golden.expected.remove("hidden.1");
+    let hidden = golden.expected.remove("hidden.1").unwrap();
+    golden.expected.insert("hidden.7".to_owned(), hidden);
     let report = compare(&golden, &Device::new(Single::new())).unwrap();
-    assert_eq!((report.oracle.tensor.as_str(), report.oracle.index.as_slice()), ("logits", &[0, 7][..]));
-    assert_eq!(report.unmatched, ["hidden.1"]);
+    let oracle = report.oracle.as_ref().unwrap();
+    assert_eq!((oracle.tensor.as_str(), oracle.index.as_slice()), ("logits", &[0, 7][..]));
+    assert_eq!(report.unmatched, ["hidden.7"]);
     assert_eq!(report.failures().len(), 2, "{:?}", report.failures());
 }
 
@@ -268,26 +271,4 @@ fn the_oracle_agrees_with_itself() {
         assert!(report.agrees(), "{name}: {:?}", report.failures());
         assert_eq!((report.output.error, report.bar, report.times_floor), (0.0, 1e-10, None));
     }
-}
-
-#[test]
-fn broken_goldens_are_errors() {
-    let folder = std::env::temp_dir().join(format!("consort-conformance-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    assert!(matches!(goldens(&folder), Err(Error::NoGoldens { .. })));
-    assert!(matches!(goldens(&folder.join("absent")), Err(Error::Io { .. })));
-    for case in ["", "[]", "{\"tokens\": []}", "{\"tokens\": [-1]}"] {
-        std::fs::write(folder.join("case.json"), case).unwrap();
-        assert!(matches!(goldens(&folder), Err(Error::Malformed { .. })), "{case}");
-    }
-    std::fs::write(folder.join("case.json"), "{\"tokens\": [1]}").unwrap();
-    assert!(matches!(goldens(&folder), Err(Error::Io { .. })));
-    for expected in [&b""[..], b"\xff\xff\xff\xff\xff\xff\xff\xff{}", b"\x02\0\0\0\0\0\0\0[]"] {
-        std::fs::write(folder.join("expected.safetensors"), expected).unwrap();
-        assert!(matches!(goldens(&folder), Err(Error::Malformed { .. })));
-    }
-    std::fs::write(folder.join("expected.safetensors"), b"\x02\0\0\0\0\0\0\0{}").unwrap();
-    let found = goldens(&folder).unwrap();
-    assert!(matches!(compare(&found[0], &Device::new(Single::new())), Err(Error::Model(_))));
-    std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -55,7 +55,7 @@ impl fmt::Display for DType {
 /// `d · q`, q an i8; Q4_0 as `d · (q − 8)`, q four bits, the low ones of byte j for element j and the high ones for element
 /// `j + 16`. d is an f16 in front (ggml's layout).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "lowercase")]
 pub enum WeightDType {
     /// IEEE double.
     F64,

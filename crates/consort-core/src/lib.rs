@@ -48,7 +48,7 @@ pub use self::{
     dtype::{DType, WeightDType, to_bf16, to_f16},
     error::{Error, Result},
     kv_cache::{BLOCK, ExportedSequence, KvCache, SlotId, StepPlan},
-    lockstep::{Disagreement, Lockstep},
+    lockstep::{Both, HostCache, HostOperation, HostTensor, HostWeight, Lockstep, Seen, Watcher},
     model::Transformer,
     operation::{Assemble, Describe, Fused, MapOperands, Primitive},
     shape::{Layout, MAX_RANK, Shape},

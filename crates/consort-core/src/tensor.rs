@@ -126,6 +126,17 @@ impl HostData {
         self.len() == 0
     }
 
+    /// Leaves out what follows the first `length` elements.
+    pub fn truncate(&mut self, length: usize) {
+        match self {
+            Self::F32(data) => data.truncate(length),
+            Self::F64(data) => data.truncate(length),
+            Self::F16(data) => data.truncate(length),
+            Self::BF16(data) => data.truncate(length),
+            Self::U32(data) => data.truncate(length),
+        }
+    }
+
     /// Element type.
     pub fn dtype(&self) -> DType {
         match self {

@@ -1,4 +1,10 @@
-//! The backends that were compiled in.
+//! The backends that were compiled in: the list here, a feature for each and an optional dependency in Cargo.toml.
+
+use crate::{
+    Error,
+    model::{LoadOptions, OpenModel},
+    runner::Runner,
+};
 
 /// A backend and whether it works here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,32 +17,65 @@ pub struct BackendInfo {
     pub dtypes: &'static [&'static str],
 }
 
+/// A backend of this build.
+pub(crate) struct Entry {
+    pub(crate) info: BackendInfo,
+    /// Puts a model on it.
+    pub(crate) load: fn(&OpenModel, LoadOptions<'_>) -> Result<Box<dyn Runner>, Error>,
+}
+
+/// Makes [`entries`] of lines `"feature" [weight types] "description" => load;`.
+macro_rules! backends {
+    ($($feature:literal [$($dtype:literal),*] $description:literal => $load:expr;)*) => {
+        fn entries() -> Vec<Entry> {
+            vec![$(
+                #[cfg(feature = $feature)]
+                Entry {
+                    info: BackendInfo { name: $feature, description: $description, dtypes: &[$($dtype),*] },
+                    load: $load,
+                },
+            )*]
+        }
+    };
+}
+
+// Fastest first. `cargo xtask new-backend` adds a line at the end.
+backends! {
+    "scalar" ["f32", "bf16", "f16", "f64"] "reference on one core: f32, or f64 as the oracle; exact and slow" => scalar;
+}
+
+#[cfg(feature = "scalar")]
+fn scalar(model: &OpenModel, options: LoadOptions<'_>) -> Result<Box<dyn Runner>, Error> {
+    match options.dtype.as_deref() {
+        Some("f64") => model.load_on(consort_scalar::Oracle::new(), options),
+        _ => model.load_on(consort_scalar::Single::new(), options),
+    }
+}
+
 /// The backends compiled in, fastest first: without a choice, the first is taken.
 pub fn compiled() -> Vec<BackendInfo> {
-    vec![
-        #[cfg(feature = "scalar")]
-        BackendInfo {
-            name: "scalar",
-            description: "reference on one core: f32, or f64 as the oracle; exact and slow",
-            dtypes: &["f32", "bf16", "f16", "f64"],
-        },
-    ]
+    entries().into_iter().map(|entry| entry.info).collect()
 }
 
 /// The backend called `name`, or the fastest one.
 ///
 /// # Errors
-/// [`Error::Choice`](crate::Error::Choice) when it is not compiled in, with what is.
-pub fn choose(name: Option<&str>) -> Result<BackendInfo, crate::Error> {
-    let compiled = compiled();
-    let names: Vec<&str> = compiled.iter().map(|backend| backend.name).collect();
+/// [`Error::Choice`] when it is not compiled in, with what is.
+pub fn choose(name: Option<&str>) -> Result<BackendInfo, Error> {
+    find(name).map(|entry| entry.info)
+}
+
+/// As [`choose`], with the way to load a model.
+pub(crate) fn find(name: Option<&str>) -> Result<Entry, Error> {
+    let names: Vec<&str> = compiled().iter().map(|backend| backend.name).collect();
+    let mut entries = entries().into_iter();
     match name {
-        Some(name) => compiled.iter().find(|backend| backend.name == name).cloned().ok_or_else(|| {
+        Some(name) => entries.find(|entry| entry.info.name == name).ok_or_else(|| {
             let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            crate::Error::Choice(format!("backend '{name}' is not in this build (in it: {known})"))
+            Error::Choice(format!("backend '{name}' is not in this build (in it: {known})"))
         }),
-        None => compiled.first().cloned().ok_or_else(|| {
-            crate::Error::Choice(
+        None => entries.next().ok_or_else(|| {
+            Error::Choice(
                 "no backend is in this build: build with a feature that has one, `--features scalar`".to_owned(),
             )
         }),

@@ -11,7 +11,8 @@ use consort_generate::{EarlyStopping, Event, Flow, Output, Request, Settings, Ti
 use consort_text::{Detokenizer, Tokenizer};
 
 use crate::{
-    Error, backends,
+    Error,
+    backends::{self, Entry},
     forward::{ForwardInput, NamedTensor},
     runner::{Loaded, Runner},
 };
@@ -291,7 +292,7 @@ impl OpenModel {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_with(self, options: LoadOptions<'_>) -> Result<Model, Error> {
-        let backend = backends::choose(options.backend.as_deref())?;
+        let Entry { info: backend, load } = backends::find(options.backend.as_deref())?;
         let dtype = options.dtype.as_deref();
         if let Some(dtype) = dtype
             && !backend.dtypes.contains(&dtype)
@@ -304,22 +305,13 @@ impl OpenModel {
         {
             return Err(Error::Choice(format!("compute in '{compute}' is not available on {} (f32)", backend.name)));
         }
-        let runner = self.runner(backend.name, options)?;
+        let runner = load(&self, options)?;
         Ok(Model { open: self, backend: backend.name, runner })
     }
 
-    fn runner(&self, backend: &str, options: LoadOptions<'_>) -> Result<Box<dyn Runner>, Error> {
-        match (backend, options.dtype.as_deref()) {
-            #[cfg(feature = "scalar")]
-            ("scalar", Some("f64")) => self.run_on(consort_scalar::Oracle::new(), options),
-            #[cfg(feature = "scalar")]
-            ("scalar", _) => self.run_on(consort_scalar::Single::new(), options),
-            _ => Err(Error::Choice(format!("backend '{backend}' is not in this build"))),
-        }
-    }
-
-    #[cfg_attr(not(feature = "scalar"), expect(dead_code, reason = "no backend to run on"))]
-    fn run_on<B: Backend>(&self, backend: B, options: LoadOptions<'_>) -> Result<Box<dyn Runner>, Error> {
+    /// Packs the weights onto this very backend.
+    #[allow(dead_code, reason = "a build without backends loads nothing")]
+    pub(crate) fn load_on<B: Backend>(&self, backend: B, options: LoadOptions<'_>) -> Result<Box<dyn Runner>, Error> {
         let device = Device::with_policy(backend, options.fallback);
         let dtype = match options.dtype.as_deref() {
             Some("f32") => Some(WeightDType::F32),

@@ -1,33 +1,19 @@
-//! The backends that were compiled in: one entry for each feature.
+//! The backends that were compiled in: a line for each feature.
 
-use consort_conformance::{
-    Error,
-    compare::{ModelReport, Reference},
-};
-use consort_core::{Backend, Device};
+use consort_conformance::suite::Candidate;
 
-/// A backend that can be asked for.
-pub(crate) struct Entry {
-    /// What `--backend` takes, and the cargo feature.
-    pub(crate) name: &'static str,
-    /// Opens it, or says why it does not work on this machine.
-    pub(crate) open: fn() -> Result<Box<dyn Tested>, String>,
+/// `"feature" => || open;`, or `"feature" threads => |threads| open;` for a backend that takes a number of threads.
+macro_rules! candidates {
+    ($( $name:literal $($threads:ident)? => $open:expr; )*) => {
+        pub(crate) fn compiled() -> Vec<Candidate> {
+            vec![$( #[cfg(feature = $name)] candidates!(@one $name $($threads)? => $open), )*]
+        }
+    };
+    (@one $name:literal => $open:expr) => { Candidate::new($name, $open) };
+    (@one $name:literal threads => $open:expr) => { Candidate::with_threads($name, $open) };
 }
 
-/// An open backend, whichever it is.
-pub(crate) trait Tested {
-    fn compare(&self, reference: &Reference<'_>) -> Result<ModelReport, Error>;
-}
-
-impl<B: Backend> Tested for Device<B> {
-    fn compare(&self, reference: &Reference<'_>) -> Result<ModelReport, Error> {
-        reference.compare(self)
-    }
-}
-
-pub(crate) fn compiled() -> Vec<Entry> {
-    vec![
-        #[cfg(feature = "scalar")]
-        Entry { name: "scalar", open: || Ok(Box::new(Device::new(consort_scalar::Single::new()))) },
-    ]
+candidates! {
+    "scalar" => || Ok(consort_scalar::Single::new());
+    "template" => || Ok(consort_template::Template::new());
 }

@@ -208,7 +208,8 @@ impl Elementwise {
         }
         let ulps = ulps + ulps_by_argument * argument.abs();
         // Of a result that is rounded to nearest, no more than the result itself is lost.
-        let units = ulps * self.rounding.ulp(result.abs() + moved);
+        // What was rounded here, in f64, may hide that a device is just beyond a power of two, where ulps double.
+        let units = ulps * self.rounding.ulp((result.abs() + moved) * (1.0 + 4.0 * f64::EPSILON));
         let units = if ulps <= 0.5 { units.min(result.abs() + moved) } else { units };
         self.out(moved + (units + absolute) * self.rounding.both, result)
     }

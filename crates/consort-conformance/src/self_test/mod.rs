@@ -6,7 +6,11 @@
 
 mod fault;
 mod faulty;
+#[cfg(feature = "self-test")]
+mod run;
 
+#[cfg(feature = "self-test")]
+pub use self::run::{Hunt, Planted, hunt, summary};
 pub use self::{
     fault::Fault,
     faulty::{Faulty, Shared},

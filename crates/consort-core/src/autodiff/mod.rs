@@ -57,6 +57,7 @@ use crate::{
     error::{Error, Result},
     infer,
     operation::{BinaryKind, Fused, MapOperands, Primitive},
+    scope,
     shape::Layout,
     stored::StoredTensor,
     tensor::{HostData, Tensor},
@@ -82,6 +83,8 @@ struct Tape<B: Backend> {
 
 struct Entry<B: Backend> {
     operation: &'static str,
+    /// Where in the model it was asked: its backward is of the same place.
+    place: scope::Place,
     /// Key, shape and type of each output.
     outputs: SmallVec<[(u64, Spec); 2]>,
     /// Where the gradient of each operand goes.
@@ -272,7 +275,7 @@ impl<B: Backend> Autodiff<B> {
             }
         }
         let mut entries = self.take();
-        while let Some(Entry { operation, outputs, inputs, saved, pull }) = entries.pop() {
+        while let Some(Entry { operation, place, outputs, inputs, saved, pull }) = entries.pop() {
             let cotangents: SmallVec<[Option<TensorOf<B>>; 2]> = outputs
                 .iter()
                 .map(|(key, spec)| gradients.remove(&Key::Output(*key)).map(|d| d.view(spec.shape.sizes())).transpose())
@@ -280,6 +283,7 @@ impl<B: Backend> Autodiff<B> {
             if cotangents.iter().all(Option::is_none) {
                 continue;
             }
+            let _scope = place.enter();
             let found = pull(&self.inner, saved, cotangents)?;
             if found.len() != inputs.len() {
                 return Err(Error::shape(operation, format!("{} gradients of {}", found.len(), inputs.len())));
@@ -354,7 +358,7 @@ impl<B: Backend> Autodiff<B> {
                 Tracked { held: Held::Buffer(buffer), node: spec.dtype.is_float().then_some(node) }
             })
             .collect();
-        tape.entries.push(Entry { operation, outputs: keyed, inputs, saved, pull });
+        tape.entries.push(Entry { operation, place: scope::here(), outputs: keyed, inputs, saved, pull });
         Ok(tracked)
     }
 
