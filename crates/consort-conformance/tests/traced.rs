@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use consort_conformance::{
-    golden::{FileWeights, goldens},
+    golden::goldens,
     oracle::Single,
     problem::How,
     sweep::{Depth, recipes},
@@ -47,8 +47,7 @@ fn swept() -> BTreeSet<String> {
 fn model(directory: &Path) -> BTreeSet<String> {
     let opened = consort_formats::open(directory).unwrap();
     let device = traced();
-    let weights = FileWeights(opened.weights);
-    let model = Transformer::load(&device, &opened.config, &weights, LoadOptions::default()).unwrap();
+    let model = Transformer::load(&device, &opened.config, &opened.weights, LoadOptions::default()).unwrap();
     lines(&device);
     let tokens: Vec<u32> = (3..10).collect();
     if model.config().decoder.is_none() {
