@@ -176,9 +176,12 @@ fn cotangents(seed: u64, backward: &Backward, kind: Cotangent) -> Result<Vec<Opt
 
 /// Outputs at `x ± h·v`, `x ± 2h·v` and `x ± 4h·v`.
 struct Differences {
-    /// By distance; of each output.
-    beyond: Vec<(f64, Vec<Vec<f64>>, Vec<Vec<f64>>)>,
+    /// By distance.
+    beyond: Vec<(f64, Outputs, Outputs)>,
 }
+
+/// The elements of each output.
+type Outputs = Vec<Vec<f64>>;
 
 impl Differences {
     fn new(forward: &Problem, names: &[String], along: &[Vec<f64>]) -> Result<Self, Error> {

@@ -380,7 +380,7 @@ fn bits(seed: u64, stream: u64, index: u64) -> u32 {
 
 /// A whole number below `end`.
 fn below(seed: u64, stream: u64, index: usize, end: usize) -> usize {
-    (u64::from(bits(seed, stream, index as u64)) * end as u64 >> 32) as usize
+    ((u64::from(bits(seed, stream, index as u64)) * end as u64) >> 32) as usize
 }
 
 /// `0 .. count` in a random order.
@@ -413,7 +413,7 @@ fn quants(dtype: WeightDType, seed: u64, stream: u64, block: usize, edges: bool)
     let quant = |at: u64| match kind {
         5 => 0x80, // the least of Q8_0; 0 and 8 of Q4_0
         6 => 0x7f, // the greatest of Q8_0; 15 and 7 of Q4_0
-        7 if at % 2 == 0 => 0xff,
+        7 if at.is_multiple_of(2) => 0xff,
         7 => 0x00,
         _ => (random(2 + at) >> 24) as u8,
     };
