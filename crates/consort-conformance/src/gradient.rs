@@ -10,7 +10,7 @@
 //! ```
 //!
 //! What is left of `R(h)` is a fifteenth of `|R(2h) − R(h)|`, which needs no knowledge of f: that is the first term of the
-//! tolerance. The second is what rounding makes of the differences, [`ROUNDINGS`]` · ε · Σ|w·f| / h`. Neither depends on the
+//! tolerance. The second is what rounding makes of the differences, `ROUNDINGS · ε · Σ|w·f| / h`. Neither depends on the
 //! gradient that is checked, and a check whose tolerance is no small part of the gradient is [vacuous](Check::is_vacuous),
 //! which is a failure of the check.
 //!

@@ -2,7 +2,7 @@
 //!
 //! - [`recipes`] is the sweep: lengths from 0 to twice sixteen lanes and around tiles, ranks, broadcasts, views, every value
 //!   of every attribute, special values, and the shapes that real models ask for.
-//! - [`proptest`] draws recipes beyond the lists and, when one fails, looks for a smaller one that fails too.
+//! - [`proptest()`] draws recipes beyond the lists and, when one fails, looks for a smaller one that fails too.
 
 use proptest::{
     strategy::{Strategy, ValueTree},

@@ -2,7 +2,7 @@
 //!
 //! [`Bounds`] is a backend whose numbers are pairs: what the oracle computes in f64, and a bound on the distance of what a
 //! device with a [`Profile`] computes from the same operands. Each primitive carries the errors of its operands through
-//! itself and adds its own rounding ([`elementwise`], [`sums`], [`movement`]); fused operations have no form here, so that
+//! itself and adds its own rounding (`elementwise`, `sums`, `movement`); fused operations have no form here, so that
 //! their bounds flow through their decompositions; and since [`Autodiff`](consort_core::autodiff::Autodiff) is a backend over
 //! a backend, so do those of gradients.
 //!

@@ -1,6 +1,6 @@
 //! What a comparison found: every case, and what the cases of an operation come to on a backend.
 //!
-//! [`table`] shows it on a terminal, [`json`] keeps everything, [`html`] is one page to look at.
+//! `table` shows it on a terminal, `json` keeps everything, `html` is one page to look at.
 
 #![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a key gives null where there is none")]
 
