@@ -8,6 +8,13 @@ use consort::{
     LoadOptions, Model,
     generate::{Event, Finish, Flow, Output, Request, Settings},
 };
+use consort_conformance::{
+    bounds::Profile,
+    golden::Golden,
+    models::{self, Candidate, DTYPES, Found, Plan},
+};
+use consort_core::{Device, WeightDType};
+use consort_scalar::Single;
 use consort_tests::shared;
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
@@ -25,6 +32,9 @@ fn main() -> ExitCode {
         trial("stories::in_f64", |data| story(data, "f64")),
         trial("spellings_become_phonemes", phonemes),
         trial("molecules_are_well_formed", molecules),
+        trial("tinystories_656k_is_compared", |data| compared(&data.join("tinystories-656k"))),
+        trial("bart_g2p_is_compared", |data| compared(&data.join("bart-g2p-us"))),
+        trial("gpt2_smiles_is_compared", |data| compared(&data.join("gpt2-smiles-0.2m"))),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -133,6 +143,30 @@ fn molecules(data: &Path) -> Outcome {
     check(&format!("{} different molecules", different.len()), different.len() >= 90)?;
     // The tokenizer ends a text with 14; a prompt is to be continued.
     equal("a prompt", &model.files().encode("C")?, &vec![13, 17])
+}
+
+/// Scalar f32 beside the oracle on trained weights, kept as every type, as a whole and operation by operation.
+fn compared(path: &Path) -> Outcome {
+    let golden = Golden::of_model(path)?;
+    let (device, profile) = (Device::new(Single::new()), Profile::ieee());
+    let candidates = [Candidate { name: "scalar", device: &device, profile: &profile }];
+    let folder = tempfile::tempdir()?;
+    let mut wrong = Vec::new();
+    for lockstep in [None, Some(folder.path())] {
+        let plan = Plan { dtypes: &DTYPES, training: true, lockstep };
+        let mut agreed = Vec::new();
+        models::run(&golden, &candidates, &plan, &mut |event| match (&event.found, event.agrees()) {
+            (Found::Skipped { reason }, _) => println!("{}: {reason}", golden.name),
+            (_, Some(true)) => agreed.push(event.weight_dtype),
+            (found, _) => wrong.push(format!("{}: {}", event.weight_dtype, serde_json::json!(found)["failures"])),
+        });
+        // What is not in whole blocks cannot be kept in blocks; all else can.
+        let kept = [WeightDType::F32, WeightDType::F16, WeightDType::BF16];
+        if !agreed.starts_with(&kept) {
+            wrong.push(format!("{agreed:?} agreed, expected at least {kept:?}"));
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
 }
 
 /// Whether parentheses are balanced and not empty, brackets close, and each ring digit outside brackets occurs an even

@@ -384,7 +384,7 @@ def cached_attention(draw, label, n):
     )  # fmt: skip
 
 
-@family("cache_write", {"": 5, "fork": 5, "view": 1}, backward=False)
+@family("cache_write", {"": 5, "fork": 5, "one-row": 5, "view": 1}, backward=False)
 def cache_write(draw, label, n):
     groups, width = [(2, 3), (1, 5), (3, 2), (2, 4), (1, 1)][n]
     layout = Layout(draw, n, fork=label == "fork")
@@ -394,6 +394,8 @@ def cache_write(draw, label, n):
         latest = 1 if label == "fork" else min(one["length"], 1 + (n + sequence) % 4)
         rows += [[sequence, p] for p in range(one["length"] - latest, one["length"])]
     rows = [rows[i] for i in draw.order(len(rows)).tolist()]
+    if label == "one-row":
+        rows = rows[:1]
     operands = {"keys": draw.normal(layout.rows, groups, width), "values": draw.normal(layout.rows, groups, width)}
     new = {"key": draw.normal(len(rows), groups, width), "value": draw.normal(len(rows), groups, width)}
     if label == "view":

@@ -74,12 +74,14 @@ def softmax_again(x):
     return out
 
 
-@family("softmax", {"": 5, "peaks": 5, "view": 2, "minus-infinity": {"forward": 1}, "single": 1})
+@family("softmax", {"": 5, "peaks": 5, "far-below": 5, "view": 2, "minus-infinity": {"forward": 1}, "single": 1})
 def softmax(draw, label, n):
     x = softmax_operand(draw, label, n)
     plain = None
     if label == "view":
         x = draw.view(draw.normal(3, 5, 7), ["reversed", "part"][n])
+    elif label == "far-below":  # no exponential of such a value is above 0
+        x = exact(x - 2000)
     elif label == "minus-infinity":
         x.view(-1)[::3] = -math.inf
     elif label == "single":
@@ -399,7 +401,7 @@ def kept_as(draw, kind, rows, width, scale=1.0):
 
 @family(
     "linear",
-    [*(f"activation-{kind}" for kind in ["none", *ACTIVATIONS]), *(f"weight-{kind}" for kind in KEPT), "view"],
+    [*(f"activation-{kind}" for kind in ["none", *ACTIVATIONS]), *(f"weight-{kind}" for kind in KEPT), "view", "square"],
     covers={
         "activation": ["null", *ACTIVATIONS], "bias": ["present", "absent"], "residual": ["present", "absent"],
         "weight_dtype": KEPT,
@@ -410,6 +412,8 @@ def linear(draw, label, n):
     what, _, kind = label.partition("-")
     activation = kind if what == "activation" and kind != "none" else ("silu" if what == "weight" and n == 3 else None)
     weight_dtype = kind if what == "weight" else None
+    if what == "square":
+        outputs = inputs = [5, 2, 3, 7, 17][n]
     if kind in BLOCKS:
         tokens, inputs, outputs = [(3, 32, 5), (1, 64, 3), (5, 32, 2), (2, 96, 3), (7, 32, 1)][n]
     weight = kept_as(draw, weight_dtype or "f32", outputs, inputs, inputs**-0.5 * 1.5)
@@ -530,6 +534,7 @@ def embedding_backward(draw, label, n):
 
 IGNORED = -100
 ENTROPY_LABELS = {"plain": 5, "smoothed": 5, "plain-ignored": 5, "smoothed-ignored": 5, "plain-peaks": 2}
+FAR = {"plain-far-peaks": {"forward": 1}}
 
 
 def cross_entropy_operands(draw, label, n):
@@ -541,7 +546,9 @@ def cross_entropy_operands(draw, label, n):
         targets[[0, 1, 3, 6, 2][n]] = [classes, 2**32 - 1, classes + 3, 2**31, classes][n]
     if label.endswith("peaks") and n == 0:
         # The target is the peak (no loss) or far below.
-        logits = exact(torch.tensor([[1e30, 0, -5], [2e30, 1e30, 3], [2, 5e29, -1e30]], dtype=F64))
+        # Forward alone goes as far as 1e30: a log-sum-exp of such logits is off by more than an exponential can take.
+        far = 1e30 if label.endswith("far-peaks") else 1e3
+        logits = exact(torch.tensor([[far, 0, -5], [2 * far, far, 3], [2, far / 2, -far]], dtype=F64))
         targets = torch.tensor([0, 1, 0])
     elif label.endswith("peaks"):
         logits = exact(logits + (draw.ids(3, rows, classes).to(F64) - 1) * 80)
@@ -570,7 +577,7 @@ def cross_entropy_again(logits, targets, smoothing):
     return torch.tensor(out, dtype=F64), torch.tensor(sums, dtype=F64)
 
 
-@family("cross_entropy", ENTROPY_LABELS, covers={"smoothing": ["0", "above 0"], "targets": ["all", "ignored"]})
+@family("cross_entropy", ENTROPY_LABELS | FAR, covers={"smoothing": ["0", "above 0"], "targets": ["all", "ignored"]})
 def cross_entropy(draw, label, n):
     logits, targets, smoothing = cross_entropy_operands(draw, label, n)
     return Case(

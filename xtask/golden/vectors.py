@@ -257,7 +257,9 @@ def features(op, case):
 def documented():
     """Operations of the tables in docs/case-format.md."""
     text = (Path(__file__).parents[2] / "docs/case-format.md").read_text()
-    return re.findall(r"^\| `(\w+)` \|", text[text.index("## Operations") :], re.MULTILINE)
+    start = text.index("## Operations")
+    end = text.index("\n## ", start)
+    return re.findall(r"^\| `(\w+)` \|", text[start:end], re.MULTILINE)
 
 
 def table(counts, wanted):

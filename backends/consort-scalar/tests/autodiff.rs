@@ -410,3 +410,17 @@ fn recording_does_not_change_what_is_computed() {
         assert_bits("loss", &elements(&tape, &loss(&taped)), &elements(&device, &loss(&plain)));
     }
 }
+
+/// Constants of one dimension within rules and decompositions made vectors of one element of scalars.
+#[test]
+fn a_scalar_stays_a_scalar() {
+    let (device, tape) = tape();
+    let x = device.upload_floats(&[3.0, 2.0, 0.5, 1.0], &[4]).unwrap().slice(0, 2, 1).unwrap().view(&[]).unwrap();
+    let y = device.activation(x.clone(), Activation::Silu).unwrap();
+    assert!(y.sizes().is_empty());
+    let watched = tape.backend().watch(&x);
+    let y = tape.activation(tape.unary(watched.clone(), UnaryKind::Sqrt).unwrap(), Activation::Tanh).unwrap();
+    assert!(y.sizes().is_empty());
+    let d_y = device.upload_floats(&[1.0], &[]).unwrap();
+    tape.backend().backward(&[(y, d_y)]).unwrap();
+}

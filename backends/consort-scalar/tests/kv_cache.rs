@@ -9,8 +9,9 @@ use std::sync::{
 
 use common::{Draws, assert_bits, elements};
 use consort_core::{
-    Backend, DType, Device, Error, Fused, FusedOf, HostData, KvCache, Nothing, Outputs, PrimitiveOf, Ready, Result,
-    SlotId, Spec, StepPlan, TensorOf,
+    Backend, CacheSpec, DType, Device, Error, Fused, FusedOf, HostData, KvCache, Nothing, Outputs, PrimitiveOf, Ready,
+    Result, SlotId, Spec, StepPlan, TensorOf,
+    cache::{CachePlan, PlanRow, PlanSequence},
     operation::{AttentionAttributes, Mask, ScoreBias},
 };
 use consort_scalar::{Oracle, Single};
@@ -401,4 +402,27 @@ fn plans_that_contradict_themselves_are_refused() {
     beyond.rows[2].position = 3;
     let write = Fused::CacheWrite { cache: cache.clone(), key: x(), value: x(), layer, plan: Arc::new(beyond) };
     assert!(matches!(device.fused(write), Err(Error::Shape { .. })));
+}
+
+#[test]
+fn blocks_are_copied_one_after_the_other() {
+    let device = Device::new(Oracle::new());
+    let spec = CacheSpec { layers: 1, key_value_heads: K, head_width: C, block: 1 };
+    let cache = device.cache(spec).unwrap();
+    device.cache_reserve(&cache, 4).unwrap();
+    let plan = Arc::new(CachePlan {
+        block: 1,
+        rows: (0..4).map(|position| PlanRow { sequence: 0, position }).collect(),
+        sequences: vec![PlanSequence { blocks: (0..4).collect(), length: 4 }],
+    });
+    let rows: Vec<f64> = (0..4).flat_map(|position| row(0, 0, position)).collect();
+    let key = device.upload_floats(&rows, &[4, K, C]).unwrap();
+    let (handle, value) = (cache.clone(), key.clone());
+    device.fused(Fused::CacheWrite { cache: handle, key, value, layer: 0, plan }).unwrap();
+    // The second copy reads what the first wrote; the third replaces what the first read.
+    device.cache_copy(&cache, &[(0, 1), (1, 2), (3, 0)]).unwrap();
+    let [keys, values] = device.cache_read(&cache, 0, &[0, 1, 2, 3]).unwrap();
+    let expected = [3, 0, 0, 3].map(|position| row(0, 0, position)).concat();
+    assert_eq!(elements(&device, &keys), expected);
+    assert_eq!(elements(&device, &values), expected);
 }

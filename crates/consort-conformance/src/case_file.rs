@@ -238,6 +238,9 @@ fn finite(value: f64) -> f64 {
     if value.is_finite() { value } else { 0.0 }
 }
 
+/// Names of tensors, for each output one or none.
+type Cotangents = Vec<Option<String>>;
+
 /// The two files of a case.
 struct Reader<'a> {
     path: PathBuf,
@@ -268,7 +271,7 @@ impl Reader<'_> {
         let inputs: Vec<String> = self.required("inputs")?;
         let operands = self.operands(operation, &inputs)?;
         let (backward, cotangents) = self.backward(operation)?.unzip();
-        let cotangents: Vec<Option<String>> = cotangents.unwrap_or_default();
+        let cotangents: Cotangents = cotangents.unwrap_or_default();
         let viewed = |name: &&String| inputs.contains(name) || cotangents.iter().flatten().any(|of| of == *name);
         if let Some(unused) = self.layouts.keys().find(|name| !viewed(name)) {
             return Err(self.error(format!("key \"layouts\": {unused:?} is neither an input nor a cotangent")));
@@ -332,7 +335,7 @@ impl Reader<'_> {
         inputs.iter().zip(positions).map(operand).collect()
     }
 
-    fn backward(&self, operation: &'static Operation) -> Result<Option<(Backward, Vec<Option<String>>)>, Error> {
+    fn backward(&self, operation: &'static Operation) -> Result<Option<(Backward, Cotangents)>, Error> {
         match self.optional::<String>("direction")?.as_deref() {
             None | Some("forward") => {
                 let keys = ["cotangents", "gradients"].into_iter().find(|key| self.keys.contains_key(*key));
@@ -346,7 +349,7 @@ impl Reader<'_> {
                 return Err(self.error(format!("key \"direction\": {other:?}, expected \"forward\" or \"backward\"")));
             }
         }
-        let names: Vec<Option<String>> = self.required("cotangents")?;
+        let names: Cotangents = self.required("cotangents")?;
         if names.len() > operation.outputs.len() {
             let (found, expected, op) = (names.len(), operation.outputs.len(), operation.name);
             return Err(self.error(format!("key \"cotangents\": {found} names, expected at most {expected} of {op}")));

@@ -94,7 +94,7 @@ pub fn judge(actual: &[Output], expected: &[Bounded]) -> Judgement {
         let found = actual.iter().find(|output| output.name == expected.name);
         judgement.elements += expected.values.len();
         match found {
-            Some(output) if output.sizes == expected.sizes && alike(output.dtype, expected.dtype) => {
+            Some(output) if output.sizes == expected.sizes && alike(output.data.dtype(), expected.dtype) => {
                 judgement.compare(&output.data.to_f64(), expected);
             }
             // The whole output is missing, or is something else.

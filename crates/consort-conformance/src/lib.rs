@@ -32,6 +32,7 @@ pub mod codec;
 pub mod compare;
 mod error;
 pub mod golden;
+pub mod gradient;
 mod isolate;
 pub mod judge;
 pub mod lockstep;

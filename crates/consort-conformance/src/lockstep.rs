@@ -32,6 +32,7 @@ use consort_core::{
     Seen, Shape, Watcher, WeightDType,
     autodiff::Autodiff,
     model::{State, Tokens},
+    scope,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -205,6 +206,7 @@ pub fn lockstep<B: Backend>(
         alone: {
             let (device, profile) = (device.clone(), settings.profile.clone());
             Box::new(move |problem| {
+                let _outside = scope::Place::default().enter();
                 let outputs = problem.run(&device, How::AsAsked).ok();
                 let expected = expected(problem, &profile).ok();
                 outputs.zip(expected).is_some_and(|(outputs, expected)| beyond(judge(&outputs, &expected).budget))

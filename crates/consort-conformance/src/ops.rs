@@ -104,7 +104,7 @@ impl Operation {
 
 /// The one of `names` that `wrong` was most likely meant to be.
 pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    names.into_iter().min_by_key(|name| distance(wrong, name))
+    names.into_iter().min_by_key(|name| (distance(wrong, name), *name))
 }
 
 /// Insertions, deletions and replacements from one word to the other (Levenshtein 1966).

@@ -16,7 +16,7 @@
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use consort_core::{DType, WeightDType};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{error::Error, problem::Problem, recipes};
@@ -46,7 +46,7 @@ pub struct Recipe {
     #[serde(default, skip_serializing_if = "is_default")]
     pub view: View,
     /// What a weight is kept as.
-    #[serde(default = "single", skip_serializing_if = "is_single", with = "weight_dtype")]
+    #[serde(default = "single", skip_serializing_if = "is_single")]
     pub weight_dtype: WeightDType,
     /// Type of operands that may be of any type; what the backend computes in if there is none.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -296,21 +296,4 @@ fn single() -> WeightDType {
 
 fn is_single(dtype: &WeightDType) -> bool {
     *dtype == WeightDType::F32
-}
-
-/// A type of weights by its name.
-mod weight_dtype {
-    use super::*;
-
-    pub(super) fn serialize<S: Serializer>(dtype: &WeightDType, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(dtype.name())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<WeightDType, D::Error> {
-        let name = String::deserialize(from)?;
-        WeightDType::from_name(&name).ok_or_else(|| {
-            let names = WeightDType::ALL.map(WeightDType::name).join(", ");
-            serde::de::Error::custom(format!("no type of weights is called {name:?}, expected one of {names}"))
-        })
-    }
 }

@@ -225,7 +225,7 @@ fn attention_over_the_cache_answers_for_itself() {
 
 #[test]
 fn one_wrong_number_of_thousands_is_found() {
-    let guilty = guilty("llama", Fault::OneOfThousands, "");
+    let guilty = guilty("llama", Fault::OneOfThousands, "head");
     assert_eq!((guilty.place.as_str(), guilty.operation.as_str()), ("head", "linear"));
     assert_eq!(guilty.worst.unwrap().index, [777 / 131, 777 % 131]);
 }

@@ -77,6 +77,7 @@ fn victims() -> &'static [Recipe] {
     static VICTIMS: OnceLock<Vec<Recipe>> = OnceLock::new();
     VICTIMS.get_or_init(|| {
         let recipes = recipes(Depth::Quick);
+        let firsts: Vec<f32> = recipes.iter().filter_map(|recipe| Some(first(&recipe.problem().ok()?))).collect();
         ["soft_cap", "gated", "activation"]
             .into_iter()
             .map(|op| {
@@ -85,8 +86,8 @@ fn victims() -> &'static [Recipe] {
                     .filter(|recipe| recipe.op == op)
                     .map(|recipe| (recipe, recipe.problem().map_or(0.0, |problem| first(&problem))))
                     .collect();
-                // Gradients of the same operation may begin with the same numbers.
-                let once = |value: f32| all.iter().filter(|(_, other)| *other == value).count() == 1;
+                // Others may begin with the same numbers: gradients, and operations that it is a part of.
+                let once = |value: f32| firsts.iter().filter(|other| **other == value).count() == 1;
                 let plain = |(recipe, value): &&(&Recipe, f32)| !recipe.backward && value.abs() > 0.01 && once(*value);
                 all.iter().find(plain).expect("a plain case").0.clone()
             })

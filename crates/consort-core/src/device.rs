@@ -235,7 +235,7 @@ impl<B: Backend> Device<B> {
             }
             Err(Error::Unsupported { .. }) => {
                 WORST.set(Level::Composed);
-                decompose::fused(self, operation)
+                self.compose(operation, &specs)
             }
             Err(error) => Err(error),
         };
@@ -257,7 +257,17 @@ impl<B: Backend> Device<B> {
         if nothing::<B>(&operation, &specs) {
             return specs.iter().map(|spec| self.zeros(spec.shape, spec.dtype)).collect();
         }
-        decompose::fused(self, operation)
+        self.compose(operation, &specs)
+    }
+
+    /// The decomposition. Its constants have one dimension, which broadcasts into a result of a scalar and is taken off here.
+    fn compose(&self, operation: FusedOf<B>, specs: &[Spec]) -> Result<SmallVec<[TensorOf<B>; 2]>> {
+        let outputs = decompose::fused(self, operation)?;
+        let fit = |(output, spec): (TensorOf<B>, &Spec)| match spec.shape.rank() {
+            0 => self.reshape(&output, &[]),
+            _ => Ok(output),
+        };
+        outputs.into_iter().zip(specs).map(fit).collect()
     }
 
     /// Runs a fused operation for its first output.

@@ -244,6 +244,15 @@ mod tests {
     }
 
     #[test]
+    fn types_are_written_by_their_names() {
+        use serde::de::{IntoDeserializer, value::Error};
+        for dtype in WeightDType::ALL {
+            let name = IntoDeserializer::<Error>::into_deserializer(dtype.name());
+            assert_eq!(WeightDType::deserialize(name), Ok(dtype));
+        }
+    }
+
+    #[test]
     fn blocks_keep_scale_and_quants() {
         let mut bytes = vec![0; 34];
         bytes[..2].copy_from_slice(&f16::from_f32(0.5).to_le_bytes());

@@ -19,8 +19,8 @@ enum Part {
 #[derive(Debug)]
 pub struct Scope(PhantomData<*const ()>);
 
-/// A place that can be entered again: a backward happens where its forward did.
-#[derive(Clone)]
+/// A place that can be entered again: a backward happens where its forward did. The default is outside of every model.
+#[derive(Clone, Default)]
 pub struct Place(Path);
 
 /// Where the thread was; it is there again when this is dropped, on the thread that left it.

@@ -17,11 +17,14 @@ pub struct BackendInfo {
     pub dtypes: &'static [&'static str],
 }
 
+/// Puts a model on a backend.
+pub(crate) type Load = fn(&OpenModel, LoadOptions<'_>) -> Result<Box<dyn Runner>, Error>;
+
 /// A backend of this build.
 pub(crate) struct Entry {
     pub(crate) info: BackendInfo,
     /// Puts a model on it.
-    pub(crate) load: fn(&OpenModel, LoadOptions<'_>) -> Result<Box<dyn Runner>, Error>,
+    pub(crate) load: Load,
 }
 
 /// Makes [`entries`] of lines `"feature" [weight types] "description" => load;`.

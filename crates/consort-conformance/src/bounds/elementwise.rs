@@ -17,7 +17,7 @@
 
 use consort_core::operation::{BinaryKind, UnaryKind};
 
-use super::profile::{Accuracy, Compute, Profile, Rounding};
+use super::profile::{Accuracy, Compute, Profile, Rounding, power};
 
 /// What is known of one number on the device.
 #[derive(Clone, Copy, Debug)]
@@ -196,7 +196,9 @@ impl Elementwise {
         if !result.is_finite() {
             return 0.0;
         }
-        let rounding = self.rounding.half_ulp(result.abs() + moved).min(most * self.rounding.both);
+        // Beside a far smaller operand the oracle rounds, too.
+        let own = if most > 0.0 { power(-53) * result.abs() } else { 0.0 };
+        let rounding = self.rounding.half_ulp(result.abs() + moved).min(most * self.rounding.both + own);
         self.out(moved + rounding, result)
     }
 
@@ -208,7 +210,8 @@ impl Elementwise {
         }
         let ulps = ulps + ulps_by_argument * argument.abs();
         // Of a result that is rounded to nearest, no more than the result itself is lost.
-        let units = ulps * self.rounding.ulp(result.abs() + moved);
+        // What was rounded here, in f64, may hide that a device is just beyond a power of two, where ulps double.
+        let units = ulps * self.rounding.ulp((result.abs() + moved) * (1.0 + 4.0 * f64::EPSILON));
         let units = if ulps <= 0.5 { units.min(result.abs() + moved) } else { units };
         self.out(moved + (units + absolute) * self.rounding.both, result)
     }

@@ -30,7 +30,12 @@ use self::{
     elementwise::{Elementwise, Number, settled},
     sums::{Terms, confidence},
 };
-use crate::{error::Error, ops::Class, oracle::Oracle, problem::Problem};
+use crate::{
+    error::Error,
+    ops::Class,
+    oracle::Oracle,
+    problem::{Elements, Operand, Problem},
+};
 
 /// An output as it should be.
 #[derive(Clone, Debug)]
@@ -88,7 +93,7 @@ pub(crate) fn bounded(problem: &Problem, profile: &Profile, inputs: Inputs) -> R
     for (name, output) in problem.outputs(&device)? {
         let mut values = device.download(&output)?.to_f64();
         let mut errors = device.backend().errors(&output)?;
-        if forward && operation.name == "fill" {
+        if forward && operation.name == "fill" && output.dtype() == DType::F64 {
             // By itself it is a rounding, not a number that other operations can have had better.
             values.iter_mut().for_each(|value| *value = device.backend().elementwise.rounding.nearest(*value));
             errors.iter_mut().for_each(|error| *error = 0.0);
@@ -111,6 +116,14 @@ pub(crate) fn in_own_type(problem: &Problem, float: DType) -> Result<Cow<'_, Pro
     let mut problem = Cow::Borrowed(problem);
     if problem.attributes.get("dtype").and_then(Value::as_str) == Some(&float.to_string()) {
         problem.to_mut().attributes.insert("dtype".to_owned(), Value::from("float"));
+    }
+    let own = |operand: &Operand| matches!(&operand.elements, Elements::Exact(data) if data.dtype() == float);
+    if problem.operands.iter().any(|(_, operand)| own(operand)) {
+        for (_, operand) in problem.to_mut().operands.iter_mut().filter(|(_, operand)| own(operand)) {
+            if let Elements::Exact(data) = &operand.elements {
+                operand.elements = Elements::Float(data.to_f64());
+            }
+        }
     }
     Ok(problem)
 }
@@ -232,7 +245,8 @@ impl Bounds {
                 (values, Some(errors))
             }
         };
-        let nonnegative = values.iter().all(|value: &f64| *value >= 0.0);
+        // What lies around a view may be NaN, and is no number below 0.
+        let nonnegative = values.iter().all(|value: &f64| value.is_nan() || *value >= 0.0);
         let shape = [values.len()];
         self.hold(self.oracle.upload(HostData::F64(values), &shape)?, errors, nonnegative)
     }

@@ -43,7 +43,8 @@ pub struct Functions {
     pub tanh: Accuracy,
     /// The error function.
     pub erf: Accuracy,
-    /// `a / b` and `1 / x`.
+    /// `a / b` and `1 / x`. Where it is below 2 ulps, a quotient or a reciprocal is taken to be correctly rounded, so that
+    /// division by a power of two is exact.
     pub divide: Accuracy,
 }
 

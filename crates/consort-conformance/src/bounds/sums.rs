@@ -13,14 +13,18 @@
 //!
 //! ```text
 //! walk      c u √n Σ|x|                                   from |s_k| ≤ Σ|x|
-//! drift     c u (√(n/3) |Σx| + c √n ‖x − x̄‖₂)             from |s_k| ≤ (k/n) |Σx| + c ‖x − x̄‖₂
+//! drift     c u (√(n/3) |Σx| + b √n ‖x − x̄‖₂)             b = min(c/π, √(n/6))
 //! ```
 //!
-//! the second because the partial sums of draws are a straight line and a walk around it. Roundings are not around zero where
-//! a number is below half an ulp of the partial sum, and so is lost whole: for these terms their sum is added. The least of
-//! the three holds. A number that is exactly zero is no term: adding it rounds nothing.
+//! The second because partial sums of draws are a straight line, `(k/n) Σx`, and a bridge over it, whose square summed over k
+//! is never beyond `n²/6 ‖x − x̄‖²` (by Cauchy and Schwarz) and, being that of a Brownian bridge, beyond `n t ‖x − x̄‖²` with
+//! a probability of about `e^(−π² t/2)` (Anderson & Darling 1952, on the Cramér–von Mises statistic). Roundings are not around
+//! zero where a number is below half an ulp of the partial sum, and so is lost whole: for these terms their sum is added. The
+//! least of the three holds. A number that is exactly zero is no term: adding it rounds nothing.
 //!
 //! Products are rounded before they are added, at most u each: `u Σ|a b|`, or `c u ‖a∘b‖₂`.
+
+use std::f64::consts::PI;
 
 use super::profile::Rounding;
 
@@ -84,8 +88,8 @@ impl Terms {
             None => worst,
             Some((c, lost)) => {
                 let walk = c * u * n.sqrt() * magnitude;
-                let drift =
-                    c * u * ((n / 3.0).sqrt() * (sum.abs() + error) + c * n.sqrt() * (self.deviation() + error));
+                let bridge = (c / PI).min((n / 6.0).sqrt()) * n.sqrt();
+                let drift = c * u * ((n / 3.0).sqrt() * (sum.abs() + error) + bridge * (self.deviation() + error));
                 worst.min(walk.min(drift) + lost)
             }
         };

@@ -161,7 +161,7 @@ fn copy([heads, width, blocks]: [usize; 3], block: usize, pairs: &[[u32; 2]]) ->
 }
 
 fn sweep_copy(sweep: &mut Sweep) {
-    let lists: [&[[u32; 2]]; 8] = [
+    let lists: [&[[u32; 2]]; 10] = [
         &[],
         &[[0, 1]],
         &[[5, 0]],
@@ -172,6 +172,9 @@ fn sweep_copy(sweep: &mut Sweep) {
         &[[1, 4], [0, 1]],
         &[[3, 5], [1, 3], [0, 1]],
         &[[4, 0], [5, 4], [3, 2]],
+        // Chains: a copy reads what an earlier one wrote.
+        &[[0, 1], [1, 2]],
+        &[[5, 3], [3, 0], [2, 4], [0, 1]],
     ];
     for pairs in lists {
         for block in [1, 4, 32] {
@@ -190,19 +193,10 @@ fn strategy_copy(backward: bool) -> Option<BoxedStrategy<Recipe>> {
     let recipes =
         (1..=8usize, 0..=4usize, prop::sample::select(vec![1usize, 3, 4, 32]), [1..=3usize, 1..=20], seeds_of_blocks())
             .prop_map(|(blocks, count, block, [heads, width], seed)| {
-                // Targets are different blocks, and none is copied from after it was written.
-                let targets: Vec<usize> = shuffled(seed, 1, blocks).into_iter().take(count).collect();
-                let sources = shuffled(seed, 2, blocks);
-                let pair = |(at, &to): (usize, &usize)| {
-                    let from = sources
-                        .iter()
-                        .cycle()
-                        .skip(at)
-                        .take(blocks)
-                        .find(|from| targets.iter().take(at + 1).all(|written| written != *from))?;
-                    Some([*from as u32, to as u32])
-                };
-                let pairs: Vec<[u32; 2]> = targets.iter().enumerate().filter_map(pair).collect();
+                // Targets are different blocks; sources may be among them.
+                let (sources, targets) = (shuffled(seed, 1, blocks), shuffled(seed, 2, blocks));
+                let pairs = sources.into_iter().zip(targets).filter(|(from, to)| from != to).take(count);
+                let pairs: Vec<[u32; 2]> = pairs.map(|(from, to)| [from as u32, to as u32]).collect();
                 copy([heads, width, blocks], block, &pairs)
             });
     if backward { None } else { finished(recipes, FILLS) }

@@ -52,7 +52,10 @@ const BACKWARD_FILLS: &[Fill] = &[Fill::Normal, Fill::Large, Fill::Negative, Fil
 /// Sums of the logits, which smoothing takes, are within f32.
 const RANGE: Range = Range { large: 100.0, special: 1e10, wide: 1e30 };
 
-fn logits(draw: &mut Draw<'_>) -> Result<([usize; 2], Vec<f64>, Vec<u32>), Error> {
+/// Sizes, logits and targets.
+type Rows = ([usize; 2], Vec<f64>, Vec<u32>);
+
+fn logits(draw: &mut Draw<'_>) -> Result<Rows, Error> {
     let [rows, classes] = [draw.dim("R")?, draw.dim("V")?];
     let logits = draw.values(&[rows, classes], RANGE)?;
     let mut targets = draw.ids(rows, classes);

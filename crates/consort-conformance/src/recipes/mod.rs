@@ -32,6 +32,7 @@ use proptest::{
 };
 
 use self::draw::Draw;
+pub(crate) use self::draw::normal;
 use crate::{
     error::Error,
     ops::nearest,
@@ -176,20 +177,10 @@ impl Sweep {
 }
 
 /// Innermost lengths: up to twice sixteen lanes and one more, and around the usual tiles.
-const LENGTHS: [usize; 40] = {
-    let mut lengths = [0; 40];
-    let mut at = 0;
-    while at <= 33 {
-        lengths[at] = at;
-        at += 1;
-    }
-    let tiles = [63, 64, 65, 127, 128, 129];
-    while at < 40 {
-        lengths[at] = tiles[at - 34];
-        at += 1;
-    }
-    lengths
-};
+const LENGTHS: [usize; 40] = [
+    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30,
+    31, 32, 33, 63, 64, 65, 127, 128, 129,
+];
 
 /// A selection of [`LENGTHS`], for backwards.
 const SOME_LENGTHS: [usize; 14] = [0, 1, 2, 3, 4, 7, 8, 9, 15, 17, 31, 33, 64, 129];

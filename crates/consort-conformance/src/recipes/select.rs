@@ -24,11 +24,10 @@ fn draw(draw: &mut Draw<'_>) -> Result<(), Error> {
     let (mask, a, b) = (draw.shape("mask"), draw.shape("a"), draw.shape("b"));
     let out = broadcast(&broadcast(&a, &b), &mask);
     // 0, 1, and other numbers that are not 0.
-    let chosen: Vec<u32> = draw
-        .normals(&mask)?
-        .into_iter()
-        .map(|value| if value > 0.0 { (value * 3.0) as u32 * 77 + 1 } else { 0 })
-        .collect();
+    let word = |value: f64| if value > 0.0 { (value * 3.0) as u32 * 77 + 1 } else { 0 };
+    let mut chosen: Vec<u32> = draw.normals(&mask)?.into_iter().map(word).collect();
+    // However short the mask, both are taken.
+    chosen.iter_mut().zip([1, 0]).for_each(|(place, first)| *place = first);
     draw.push_ids("mask", &mask, chosen.clone())?;
     for (name, sizes, wanted) in [("a", &a, true), ("b", &b, false)] {
         let mut values = draw.values(sizes, TAME)?;

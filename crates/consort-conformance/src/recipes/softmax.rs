@@ -47,6 +47,10 @@ fn draw(draw: &mut Draw<'_>) -> Result<(), Error> {
             }
         }
     }
+    if draw.recipe.fill == Fill::Negative {
+        // So far below 0 that exponentials of the values themselves are 0 in every type.
+        values.iter_mut().for_each(|value| *value = single(*value - 2000.0));
+    }
     draw.push("x", &sizes, values)?;
     draw.cotangent(&sizes)?;
     draw.gradients(&["x"]);

@@ -99,7 +99,8 @@ fn curves(report: &Report) -> Vec<Value> {
         let mut push = |name: Value, key: &str, floor: bool, bar: &Value| {
             let points = points(key);
             let same = |curve: &Value| curve["title"] == model && curve["sub"] == sub && curve["floor"] == true;
-            if !points.is_empty() && !(floor && curves.iter().any(same)) {
+            let shown = floor && curves.iter().any(same);
+            if !points.is_empty() && !shown {
                 curves.push(json!({
                     "title": model, "sub": sub, "weights": weights, "name": name, "floor": floor, "bar": bar,
                     "points": points, "wrong": event["agrees"] == false,

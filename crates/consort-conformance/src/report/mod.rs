@@ -2,6 +2,8 @@
 //!
 //! [`table`] shows it on a terminal, [`json`] keeps everything, [`html`] is one page to look at.
 
+#![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a key gives null where there is none")]
+
 pub(crate) mod html;
 pub(crate) mod json;
 pub(crate) mod table;

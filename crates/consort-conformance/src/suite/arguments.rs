@@ -61,7 +61,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
     /// Seconds that one case may take; a step of a model has longer, by its size.
-    #[arg(long, value_name = "SECONDS", default_value = LIMIT)]
+    #[arg(long, allow_hyphen_values = true, value_name = "SECONDS", default_value = LIMIT)]
     pub(crate) limit: String,
     /// Processes that run cases side by side; times are cleanest with one.
     #[arg(long, value_name = "N")]

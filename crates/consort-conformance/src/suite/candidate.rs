@@ -9,10 +9,13 @@ use crate::{
     problem::Problem,
 };
 
+/// Opens a backend with a number of threads and a policy, or says why it does not work here.
+type Open = dyn Fn(Option<usize>, Policy) -> Result<Box<dyn Opened>, String> + Send + Sync;
+
 /// A backend to be tested.
 pub struct Candidate {
     name: String,
-    open: Box<dyn Fn(Option<usize>, Policy) -> Result<Box<dyn Opened>, String> + Send + Sync>,
+    open: Box<Open>,
     profile: Option<Profile>,
     profiles: Vec<(String, Profile)>,
     known: Vec<(String, String)>,
@@ -60,7 +63,7 @@ impl Candidate {
     }
 
     /// Judged by cases from outside only: it is what everything else is judged by.
-    pub(crate) fn as_oracle(mut self) -> Self {
+    pub(crate) fn for_oracle(mut self) -> Self {
         self.oracle = true;
         self
     }

@@ -64,7 +64,7 @@ pub(crate) fn check<B: Backend>(device: &Device<B>, problem: &Problem, expected:
     let first = match first {
         Ok(outputs) => outputs,
         Err(Error::Core(consort_core::Error::Unsupported { .. })) if found.level.is_none() => {
-            found.skipped = Some(format!("this backend cannot hold its operands"));
+            found.skipped = Some("this backend cannot hold its operands".to_owned());
             return found;
         }
         Err(error @ Error::Core(consort_core::Error::FallbackDenied { .. })) => {

@@ -14,6 +14,8 @@
 //! `cargo xtask compare` is [`run`] with a list of candidates. What is checked of a case is in `check.rs` and in the kit's
 //! README.
 
+#![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a key gives null where there is none")]
+
 mod arguments;
 mod candidate;
 mod check;
@@ -46,7 +48,7 @@ use crate::{
 /// The program must pass its arguments on unchanged: it is started again for the processes that backends run in.
 pub fn run(mut candidates: Vec<Candidate>, arguments: impl IntoIterator<Item = impl Into<OsString>>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
-    candidates.push(Candidate::new("oracle", || Ok(crate::oracle::Oracle::new())).as_oracle());
+    candidates.push(Candidate::new("oracle", || Ok(crate::oracle::Oracle::new())).for_oracle());
     if let Some(code) = child::main(&candidates, &arguments) {
         return code;
     }
@@ -95,7 +97,7 @@ fn compare(candidates: &[Candidate], arguments: &[OsString], command: &str) -> R
     if let Some(path) = &parsed.html {
         written.push(html::page(&report).and_then(|page| json::replace(path, &page)));
     }
-    for error in written.into_iter().filter_map(Result::err) {
+    if let Some(error) = written.into_iter().find_map(Result::err) {
         eprintln!("error: {error}");
         return Err(ExitCode::FAILURE);
     }

@@ -160,13 +160,12 @@ fn draws(column: usize, asked: &Asked, quick: bool) -> impl Iterator<Item = Job>
     let count = if quick { QUICK_DRAWS } else { DRAWS };
     let ops = operations().into_iter().filter(|op| chosen(&asked.ops, op));
     ops.flat_map(move |op| {
-        Direction::ALL.into_iter().filter_map(move |direction| {
-            (direction == Direction::Forward || sweep::has_gradient(op)).then(|| Job {
-                column,
-                op: op.to_owned(),
-                direction,
-                work: Work::Draws(count),
-            })
+        let wanted = move |direction: &Direction| *direction == Direction::Forward || sweep::has_gradient(op);
+        Direction::ALL.into_iter().filter(wanted).map(move |direction| Job {
+            column,
+            op: op.to_owned(),
+            direction,
+            work: Work::Draws(count),
         })
     })
 }

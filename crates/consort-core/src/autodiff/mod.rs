@@ -302,6 +302,8 @@ impl<B: Backend> Autodiff<B> {
     }
 
     fn give(&self, gradients: &mut HashMap<Key, TensorOf<B>>, input: &Input, gradient: TensorOf<B>) -> Result<()> {
+        // Rules have constants of one dimension, which broadcast into the gradient of a scalar.
+        let gradient = if input.layout.shape().rank() == 0 { self.inner.reshape(&gradient, &[])? } else { gradient };
         let so_far = gradients.remove(&input.node.key);
         let sum = accumulate::accumulate(&self.inner, so_far, input.node.elements, &input.layout, gradient)?;
         gradients.insert(input.node.key, sum);

@@ -57,7 +57,7 @@ pub fn cache_reserve<B: Backend>(
     Ok(())
 }
 
-/// Copies whole blocks `(from, to)` in all layers.
+/// Copies whole blocks `(from, to)` in all layers, as if one after the other.
 ///
 /// # Errors
 /// What the primitives meet; the layer is lost then.
@@ -68,17 +68,25 @@ pub fn cache_copy<B: Backend>(
     pairs: &[(u32, u32)],
 ) -> Result<()> {
     let block = spec.block as u32;
-    let rows = |pick: fn(&(u32, u32)) -> u32| {
-        device.upload_ids(pairs.iter().flat_map(|pair| (0..block).map(move |row| pick(pair) * block + row)).collect())
-    };
-    let (from, to) = (rows(|pair| pair.0)?, rows(|pair| pair.1)?);
-    for layer in layers {
-        let [keys, values] = layer.take().ok_or_else(lost)?;
-        let copy = |all: TensorOf<B>| {
-            let x = device.gather_rows(&all, &from)?;
-            device.scatter_rows(all, &to, x, false)
+    let mut rest = pairs;
+    while !rest.is_empty() {
+        // As many as do not read what an earlier one of them wrote.
+        let reads_written = |&at: &usize| rest[..at].iter().any(|(_, to)| *to == rest[at].0);
+        let (together, later) = rest.split_at((1..rest.len()).find(reads_written).unwrap_or(rest.len()));
+        let rows = |pick: fn(&(u32, u32)) -> u32| {
+            let rows = together.iter().flat_map(|pair| (0..block).map(move |row| pick(pair) * block + row));
+            device.upload_ids(rows.collect())
         };
-        *layer = Some([copy(keys)?, copy(values)?]);
+        let (from, to) = (rows(|pair| pair.0)?, rows(|pair| pair.1)?);
+        for layer in &mut *layers {
+            let [keys, values] = layer.take().ok_or_else(lost)?;
+            let copy = |all: TensorOf<B>| {
+                let x = device.gather_rows(&all, &from)?;
+                device.scatter_rows(all, &to, x, false)
+            };
+            *layer = Some([copy(keys)?, copy(values)?]);
+        }
+        rest = later;
     }
     Ok(())
 }
