@@ -3,15 +3,12 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use consort_conformance::{
-    golden::{FileWeights, goldens},
+    golden::{Golden, goldens},
     oracle::Single,
     problem::How,
     sweep::{Depth, recipes},
 };
-use consort_core::{
-    DType, Device, Shape, Trace, Transformer,
-    model::{LoadOptions, Tokens},
-};
+use consort_core::{DType, Device, Shape, Trace, model::Tokens};
 
 type Traced = Device<Trace<Single>>;
 
@@ -43,12 +40,10 @@ fn swept() -> BTreeSet<String> {
     lines(&device)
 }
 
-/// A prompt of seven tokens, then one more, through the model in `directory`.
-fn model(directory: &Path) -> BTreeSet<String> {
-    let opened = consort_formats::open(directory).unwrap();
+/// A prompt of seven tokens, then one more, through a model.
+fn model(golden: &Golden) -> BTreeSet<String> {
     let device = traced();
-    let weights = FileWeights(opened.weights);
-    let model = Transformer::load(&device, &opened.config, &weights, LoadOptions::default()).unwrap();
+    let model = golden.load(&device).unwrap();
     lines(&device);
     let tokens: Vec<u32> = (3..10).collect();
     if model.config().decoder.is_none() {
@@ -97,7 +92,7 @@ fn goldens_ask_for_products_and_heads_that_are_swept() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
     let mut asked = BTreeSet::new();
     for golden in goldens(&folder).unwrap() {
-        asked.extend(model(&golden.directory));
+        asked.extend(model(&golden));
     }
     let wanted = |line: &&String| ["linear ", "rotary "].iter().any(|op| line.starts_with(op));
     let missing: Vec<&String> = asked.iter().filter(wanted).filter(|line| !swept.contains(*line)).collect();

@@ -64,7 +64,6 @@ pub enum WeightDType {
     /// IEEE half.
     F16,
     /// bfloat16.
-    #[serde(rename = "bf16")]
     BF16,
     /// Blocks of 32 in 34 bytes.
     #[serde(rename = "q8_0")]

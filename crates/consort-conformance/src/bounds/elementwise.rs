@@ -17,7 +17,7 @@
 
 use consort_core::operation::{BinaryKind, UnaryKind};
 
-use super::profile::{Accuracy, Compute, Profile, Rounding};
+use super::profile::{Accuracy, Compute, Profile, Rounding, power};
 
 /// What is known of one number on the device.
 #[derive(Clone, Copy, Debug)]
@@ -196,7 +196,9 @@ impl Elementwise {
         if !result.is_finite() {
             return 0.0;
         }
-        let rounding = self.rounding.half_ulp(result.abs() + moved).min(most * self.rounding.both);
+        // Beside a far smaller operand the oracle rounds, too.
+        let own = if most > 0.0 { power(-53) * result.abs() } else { 0.0 };
+        let rounding = self.rounding.half_ulp(result.abs() + moved).min(most * self.rounding.both + own);
         self.out(moved + rounding, result)
     }
 

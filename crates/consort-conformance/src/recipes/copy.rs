@@ -49,8 +49,9 @@ fn draw(draw: &mut Draw<'_>) -> Result<(), Error> {
     let mut values = draw.values(&sizes, RANGE)?;
     let to: String = draw.attribute("dtype")?;
     if to == "u32" {
-        // Whole numbers and fractions of both signs.
+        // Whole numbers and fractions; some below 0, which is where they are clamped.
         values.iter_mut().for_each(|value| *value = single(*value * 100.0));
+        values.iter_mut().enumerate().filter(|(index, _)| index % 3 != 1).for_each(|(_, value)| *value = value.abs());
     }
     if draw.recipe.fill == Fill::Small && (to == "f16" || draw.recipe.dtype == Some(DType::F16)) {
         // Denormals of f16.

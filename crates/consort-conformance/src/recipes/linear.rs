@@ -251,14 +251,12 @@ fn sweep_embedding_backward(sweep: &mut Sweep) {
 }
 
 fn sizes_of_weights() -> impl Strategy<Value = ([usize; 3], WeightDType)> {
-    let free = (0..=6usize, length(130), length(40)).prop_map(|(rows, inputs, outputs)| {
-        let dtypes = prop::sample::select(vec![WeightDType::F32, WeightDType::F16, WeightDType::BF16]);
-        (Just([rows, inputs, outputs]), dtypes)
-    });
-    let blocks = (0..=6usize, 0..=9usize, length(40)).prop_map(|(rows, blocks, outputs)| {
-        (Just([rows, 32 * blocks, outputs]), prop::sample::select(TYPES[..5].to_vec()))
-    });
-    prop_oneof![free.prop_flat_map(|pair| pair).boxed(), blocks.prop_flat_map(|pair| pair).boxed()]
+    let free = (0..=6usize, length(130), length(40)).prop_map(|(rows, inputs, outputs)| [rows, inputs, outputs]);
+    let blocks = (0..=6usize, 0..=9usize, length(40)).prop_map(|(rows, blocks, outputs)| [rows, 32 * blocks, outputs]);
+    prop_oneof![
+        (free, prop::sample::select(&[WeightDType::F32, WeightDType::F16, WeightDType::BF16][..])),
+        (blocks, prop::sample::select(&TYPES[..5])),
+    ]
 }
 
 fn strategy(backward: bool) -> Option<BoxedStrategy<Recipe>> {

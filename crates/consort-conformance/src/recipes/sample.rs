@@ -104,6 +104,9 @@ impl Score {
 
 /// Whether the token does not depend on rounding.
 fn is_clear(logits: &[f64], row: &SampleRow) -> bool {
+    if row.temperature == 0.0 && row.repetition_penalty == 1.0 {
+        return true;
+    }
     let mut scores: Vec<Score> = (logits.iter().enumerate())
         .map(|(token, &logit)| Score::of(token as u32, logit, row))
         .filter(|score| score.value.is_finite())

@@ -31,6 +31,8 @@ struct Model {
     gated: bool,
     bias: bool,
     positions: Positions,
+    /// Rows of a learned table of positions.
+    table: usize,
     shape: Shape,
 }
 
@@ -65,6 +67,7 @@ const MODELS: [Model; 8] = [
         gated: true,
         bias: false,
         positions: Positions::Rotary,
+        table: 0,
         shape: Shape::Decoder,
     },
     // bart-g2p-us.
@@ -78,6 +81,7 @@ const MODELS: [Model; 8] = [
         gated: false,
         bias: true,
         positions: Positions::Added,
+        table: 66,
         shape: Shape::Both,
     },
     // gpt2-smiles-0.2m.
@@ -91,6 +95,7 @@ const MODELS: [Model; 8] = [
         gated: false,
         bias: true,
         positions: Positions::Added,
+        table: 74,
         shape: Shape::Decoder,
     },
     // GPT-2, 124M (Radford et al. 2019).
@@ -104,6 +109,7 @@ const MODELS: [Model; 8] = [
         gated: false,
         bias: true,
         positions: Positions::Added,
+        table: 1024,
         shape: Shape::Decoder,
     },
     // TinyLlama, 1.1B (Zhang et al. 2024).
@@ -117,6 +123,7 @@ const MODELS: [Model; 8] = [
         gated: true,
         bias: false,
         positions: Positions::Rotary,
+        table: 0,
         shape: Shape::Decoder,
     },
     // BERT-base (Devlin et al. 2019).
@@ -130,6 +137,7 @@ const MODELS: [Model; 8] = [
         gated: false,
         bias: true,
         positions: Positions::Added,
+        table: 512,
         shape: Shape::Encoder,
     },
     // T5-small (Raffel et al. 2020).
@@ -143,6 +151,7 @@ const MODELS: [Model; 8] = [
         gated: false,
         bias: false,
         positions: Positions::Relative,
+        table: 0,
         shape: Shape::Both,
     },
     // The base model of translation (Vaswani et al. 2017).
@@ -156,12 +165,13 @@ const MODELS: [Model; 8] = [
         gated: false,
         bias: true,
         positions: Positions::Added,
+        table: 0,
         shape: Shape::Both,
     },
 ];
 
 /// Products of the goldens: inputs and outputs, whether a bias and a residual are added.
-const GOLDEN_PRODUCTS: [([usize; 2], bool, bool); 53] = [
+const GOLDEN_PRODUCTS: [([usize; 2], bool, bool); 57] = [
     ([24, 24], true, false),
     ([24, 24], true, true),
     ([24, 27], false, true),
@@ -215,6 +225,10 @@ const GOLDEN_PRODUCTS: [([usize; 2], bool, bool); 53] = [
     ([60, 36], false, true),
     ([60, 37], false, true),
     ([96, 24], true, true),
+    ([52, 36], false, false),
+    ([60, 36], false, false),
+    ([72, 24], false, true),
+    ([96, 24], false, true),
 ];
 /// H, K and C of the goldens.
 const GOLDEN_HEADS: [[usize; 3]; 9] =
@@ -352,6 +366,12 @@ impl Model {
                 let names = if op == "gated" { &["gate", "up"][..] } else { &["gate", "up", "d_y"] };
                 let recipe = Recipe::new(op).attribute("kind", self.activation).view(View::Sliced);
                 add(names.iter().fold(recipe, |recipe, name| recipe.shape(name, &[rows, feed_forward])), true);
+            }
+            "gather_rows" => {
+                // Positions of the rows, and the rows whose logits are wanted.
+                for (n, r) in [(self.table, rows), (PROMPT, 1)].into_iter().filter(|(n, _)| *n > 0) {
+                    add(Recipe::new(op).dims([("n", n), ("r", r), ("w0", width)]).fill(Fill::Permuted), true);
+                }
             }
             "embedding" => {
                 let recipe = Recipe::new(op).dims([("n", vocabulary), ("width", width), ("rows", rows)]);
