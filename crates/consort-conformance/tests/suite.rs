@@ -77,7 +77,6 @@ fn victims() -> &'static [Recipe] {
     static VICTIMS: OnceLock<Vec<Recipe>> = OnceLock::new();
     VICTIMS.get_or_init(|| {
         let recipes = recipes(Depth::Quick);
-        let firsts: Vec<f32> = recipes.iter().filter_map(|recipe| Some(first(&recipe.problem().ok()?))).collect();
         ["soft_cap", "gated", "activation"]
             .into_iter()
             .map(|op| {
@@ -87,6 +86,10 @@ fn victims() -> &'static [Recipe] {
                     .map(|recipe| (recipe, recipe.problem().map_or(0.0, |problem| first(&problem))))
                     .collect();
                 // Others may begin with the same numbers: gradients, and operations that it is a part of.
+                let with_it =
+                    |recipe: &&Recipe| recipe.op == op || (op == "activation" && recipe.op.starts_with("gated"));
+                let firsts: Vec<f32> =
+                    recipes.iter().filter(with_it).filter_map(|recipe| Some(first(&recipe.problem().ok()?))).collect();
                 let once = |value: f32| firsts.iter().filter(|other| **other == value).count() == 1;
                 let plain = |(recipe, value): &&(&Recipe, f32)| !recipe.backward && value.abs() > 0.01 && once(*value);
                 all.iter().find(plain).expect("a plain case").0.clone()
