@@ -2,7 +2,7 @@
 //!
 //! f32 and the oracle share this crate's source: what is wrong here is wrong in both, so that they agree. Only vectors of
 //! other implementations can tell, and the self-test shows that they do. Without the feature `planted-faults`
-//! [`planted`] is `false` and costs nothing; with it nothing is wrong until [`plant`] is called.
+//! `planted` is `false` and costs nothing; with it nothing is wrong until `plant` is called.
 
 macro_rules! faults {
     ($( $Name:ident = $name:literal: $about:literal, )*) => {
