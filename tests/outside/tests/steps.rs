@@ -8,6 +8,7 @@
 //! `cargo test --test steps` checks. With `CONSORT_STEPS=write` it puts in the lines as they are printed now; with
 //! `CONSORT_STEPS=compare`, its arguments are those of `cargo xtask compare` and the backends are step1 to step8.
 
+#![allow(dead_code, reason = "each step uses its own part of what they share")]
 #![allow(clippy::duplicate_mod, unreachable_pub, reason = "each step is a crate's root, with modules of its own")]
 
 #[path = "../src/step1.rs"]
@@ -69,9 +70,12 @@ fn candidates() -> Vec<Candidate> {
 /// The backend of a step that keeps weights and caches as plain tensors. These steps have the same types, so that the suite
 /// need be compiled once only for all of them.
 struct Plain {
-    primitive: fn(&mut PrimitiveOf<Plain>, &Spec) -> Answer<Arc<HostData>>,
-    fused: fn(&mut FusedOf<Plain>, &[Spec]) -> Answer<Outputs<Arc<HostData>>>,
+    primitive: RunPrimitive,
+    fused: RunFused,
 }
+
+type RunPrimitive = fn(&mut PrimitiveOf<Plain>, &Spec) -> Answer<Arc<HostData>>;
+type RunFused = fn(&mut FusedOf<Plain>, &[Spec]) -> Answer<Outputs<Arc<HostData>>>;
 
 macro_rules! plain {
     ($step:ident) => {
