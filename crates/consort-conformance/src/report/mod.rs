@@ -556,7 +556,8 @@ fn bin(budget: f64) -> usize {
     if budget == 0.0 {
         return 0;
     }
-    let at = ((rank(budget).log10() + 4.0) * 4.0).floor().clamp(0.0, (BINS - 2) as f64);
+    // The bound itself is the last that is within.
+    let at = (((rank(budget).log10() + 4.0) * 4.0).ceil() - 1.0).clamp(0.0, (BINS - 2) as f64);
     at as usize + 1
 }
 
@@ -606,7 +607,8 @@ mod tests {
 
     #[test]
     fn budgets_fall_into_bins_with_the_bound_between_two() {
-        assert_eq!([0.0, 1e-9, 0.99, 1.01, 1e9, f64::INFINITY, f64::NAN].map(bin), [0, 1, 16, 17, 25, 25, 25]);
+        assert_eq!([0.0, 1e-9, 0.99, 1.0, 1.01, 1e9, f64::INFINITY].map(bin), [0, 1, 16, 16, 17, 25, 25]);
+        assert_eq!(bin(f64::NAN), 25);
     }
 
     #[test]
