@@ -26,13 +26,14 @@ use smallvec::SmallVec;
 
 use crate::{
     cache::{Cache, CacheSpec},
-    dtype::{DType, WeightDType},
+    dtype::DType,
     error::{Error, Result},
     operation::{Fused, Primitive},
     shape::Shape,
     stored::StoredTensor,
     tensor::{HostData, Tensor},
     weight::Weight,
+    weight_dtype::WeightDType,
 };
 
 /// Tensors of a backend.

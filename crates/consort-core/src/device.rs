@@ -22,7 +22,7 @@ use crate::{
     backend::{Backend, CacheOf, FusedOf, Host, PrimitiveOf, Spec, TensorOf, Ticket, WeightOf},
     cache::{Cache, CacheSpec, CacheStore, lock},
     decompose,
-    dtype::{DType, WeightDType},
+    dtype::DType,
     error::{Error, Result},
     infer,
     operation::{Fused, MapOperands, Primitive},
@@ -30,6 +30,7 @@ use crate::{
     stored::StoredTensor,
     tensor::{HostData, Tensor},
     weight::{self, Weight, WeightStore},
+    weight_dtype::WeightDType,
 };
 
 /// How an operation ran; ordered from best to worst.

@@ -36,6 +36,7 @@ mod stored;
 mod tensor;
 mod trace;
 mod weight;
+mod weight_dtype;
 
 pub use self::{
     backend::{
@@ -45,7 +46,7 @@ pub use self::{
     cache::{Cache, CacheSpec, CacheStore},
     config::TransformerConfig,
     device::{Counts, Device, Level, Policy},
-    dtype::{DType, WeightDType, to_bf16, to_f16},
+    dtype::{DType, to_bf16, to_f16},
     error::{Error, Result},
     kv_cache::{BLOCK, ExportedSequence, KvCache, SlotId, StepPlan},
     lockstep::{Both, HostCache, HostOperation, HostTensor, HostWeight, Lockstep, Seen, Watcher},
@@ -57,4 +58,5 @@ pub use self::{
     tensor::{HostData, Tensor},
     trace::{Record, Trace},
     weight::{Weight, WeightStore, concatenated_shape, decode},
+    weight_dtype::WeightDType,
 };

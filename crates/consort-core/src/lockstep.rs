@@ -16,7 +16,7 @@ use crate::{
     backend::{Backend, CacheOf, FusedOf, Outputs, PrimitiveOf, Spec, TensorOf, Ticket, WeightOf},
     cache::{CachePlan, CacheSpec, CacheStore, FREED},
     device::Device,
-    dtype::{DType, WeightDType},
+    dtype::DType,
     error::{Error, Result},
     operation::{Fused, MapOperands, Primitive},
     scope,
@@ -24,6 +24,7 @@ use crate::{
     stored::StoredTensor,
     tensor::{HostData, Tensor},
     weight::WeightStore,
+    weight_dtype::WeightDType,
 };
 
 /// Is shown what both backends made of each operation, in the order of the computation.

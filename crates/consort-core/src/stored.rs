@@ -3,8 +3,8 @@
 use std::{fmt, ops::Range, sync::Arc};
 
 use crate::{
-    dtype::WeightDType,
     error::{Error, Result},
+    weight_dtype::{MAX_BLOCK, WeightDType},
 };
 
 /// Memory that weights lie in: a mapped file or bytes in memory.
@@ -27,7 +27,8 @@ impl ByteSource for Vec<u8> {
 /// A two-dimensional weight `[outputs, inputs]`, or a vector `[1, inputs]`, inside a [`ByteSource`].
 ///
 /// Element `(o, i)` is number `first + o · output_stride + i · input_stride` of those from byte `start` on; nothing need be
-/// aligned. A matrix stored the other way round, or a part of a fused one, is a choice of strides.
+/// aligned. A matrix stored the other way round, or a part of a fused one, is a choice of strides; outputs in another order
+/// ([`reordered`](Self::reordered)) are read through a list.
 #[derive(Clone)]
 pub struct StoredTensor {
     name: Arc<str>,
@@ -41,6 +42,9 @@ pub struct StoredTensor {
     inputs: usize,
     output_stride: usize,
     input_stride: usize,
+    /// Which of the strided outputs, or inputs, stands at each place; as they come without it.
+    output_order: Option<Arc<[u32]>>,
+    input_order: Option<Arc<[u32]>>,
 }
 
 impl StoredTensor {
@@ -72,7 +76,20 @@ impl StoredTensor {
             ));
         }
         let slot = Arc::clone(&name);
-        Ok(Self { name, slot, source, start, first: 0, dtype, outputs, inputs, output_stride: inputs, input_stride: 1 })
+        Ok(Self {
+            name,
+            slot,
+            source,
+            start,
+            first: 0,
+            dtype,
+            outputs,
+            inputs,
+            output_stride: inputs,
+            input_stride: 1,
+            output_order: None,
+            input_order: None,
+        })
     }
 
     /// A matrix made here (tests, initialisation): `values` row by row, kept as f64.
@@ -119,6 +136,8 @@ impl StoredTensor {
             inputs: self.outputs,
             output_stride: self.input_stride,
             input_stride: self.output_stride,
+            output_order: self.input_order,
+            input_order: self.output_order,
             ..self
         }
     }
@@ -131,8 +150,30 @@ impl StoredTensor {
         if range.start > range.end || range.end > self.outputs {
             return Err(Error::weight(&*self.name, format!("outputs {range:?} of {}", self.outputs)));
         }
+        let outputs = range.len();
+        if let Some(order) = self.output_order.as_ref().and_then(|order| order.get(range.clone())) {
+            let output_order = Some(order.into());
+            return Ok(Self { output_order, outputs, ..self });
+        }
         let first = self.first + range.start * self.output_stride;
-        Ok(Self { first, outputs: range.len(), ..self })
+        Ok(Self { first, outputs, ..self })
+    }
+
+    /// The outputs in another order: `order[o]` is what stands at place o. For files that interleave what the graph keeps
+    /// in halves, or the projections of a fused matrix.
+    ///
+    /// # Errors
+    /// [`Error::Weight`] when `order` names an output that is not there.
+    pub fn reordered(self, order: &[usize]) -> Result<Self> {
+        let stands = |&output: &usize| match &self.output_order {
+            _ if output >= self.outputs => None,
+            Some(order) => order.get(output).copied(),
+            None => u32::try_from(output).ok(),
+        };
+        let Some(output_order) = order.iter().map(stands).collect::<Option<Arc<[u32]>>>() else {
+            return Err(Error::weight(&*self.name, format!("an order beyond the {} outputs", self.outputs)));
+        };
+        Ok(Self { outputs: order.len(), output_order: Some(output_order), ..self })
     }
 
     /// Inputs `range` only: for vectors that are parts of a fused one.
@@ -150,18 +191,56 @@ impl StoredTensor {
     pub fn row(&self, output: usize) -> impl Iterator<Item = f64> + '_ {
         assert!(output < self.outputs, "output {output} of {}", self.outputs);
         let bytes = &self.source.bytes()[self.start..];
-        let first = self.first + output * self.output_stride;
-        (0..self.inputs).map(move |input| self.dtype.element(bytes, first + input * self.input_stride))
+        let (block, size) = (self.dtype.block(), self.dtype.block_bytes());
+        let first = self.first + place(&self.output_order, output) * self.output_stride;
+        // The block under way: neighbours decode once.
+        let mut held = (usize::MAX, [0f64; MAX_BLOCK]);
+        (0..self.inputs).map(move |input| {
+            let element = first + place(&self.input_order, input) * self.input_stride;
+            let index = element / block;
+            if held.0 != index {
+                self.dtype.decode(&bytes[index * size..(index + 1) * size], &mut held.1[..block]);
+                held.0 = index;
+            }
+            held.1[element % block]
+        })
+    }
+
+    /// The bytes of one output as they are stored, where they lie together in whole blocks; for weights that are kept in
+    /// the type they have.
+    ///
+    /// # Panics
+    /// When `output` is not below the number of outputs.
+    pub fn row_bytes(&self, output: usize) -> Option<&[u8]> {
+        assert!(output < self.outputs, "output {output} of {}", self.outputs);
+        let (block, size) = (self.dtype.block(), self.dtype.block_bytes());
+        let first = self.first + place(&self.output_order, output) * self.output_stride;
+        let together = self.input_stride == 1 && self.input_order.is_none();
+        let whole = first.is_multiple_of(block) && self.inputs.is_multiple_of(block);
+        let start = self.start + first / block * size;
+        (together && whole).then(|| &self.source.bytes()[start..start + self.inputs / block * size])
     }
 
     /// Says that the pages behind this tensor can be let go.
     pub fn release(&self) {
-        let last =
-            self.outputs.saturating_sub(1) * self.output_stride + self.inputs.saturating_sub(1) * self.input_stride;
+        let ends = |order: &Option<Arc<[u32]>>, places: usize| match order {
+            Some(order) => {
+                let place = |end: Option<&u32>| end.map_or(0, |&place| place as usize);
+                (place(order.iter().min()), place(order.iter().max()))
+            }
+            None => (0, places.saturating_sub(1)),
+        };
+        let (outputs, inputs) = (ends(&self.output_order, self.outputs), ends(&self.input_order, self.inputs));
+        let element =
+            |output: usize, input: usize| self.first + output * self.output_stride + input * self.input_stride;
         let byte = |element: usize| self.start + element / self.dtype.block() * self.dtype.block_bytes();
-        let end = byte(self.first + last) + self.dtype.block_bytes();
-        self.source.release(byte(self.first)..end.min(self.source.bytes().len()));
+        let end = byte(element(outputs.1, inputs.1)) + self.dtype.block_bytes();
+        self.source.release(byte(element(outputs.0, inputs.0))..end.min(self.source.bytes().len()));
     }
+}
+
+fn place(order: &Option<Arc<[u32]>>, at: usize) -> usize {
+    order.as_ref().map_or(at, |order| order[at] as usize)
 }
 
 impl fmt::Debug for StoredTensor {

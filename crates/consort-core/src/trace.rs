@@ -12,12 +12,13 @@ use std::{
 use crate::{
     backend::{Backend, FusedOf, Outputs, PrimitiveOf, Spec, TensorOf},
     cache::{CacheSpec, lock},
-    dtype::{DType, WeightDType},
+    dtype::DType,
     error::{Error, Result},
     scope,
     shape::Shape,
     stored::StoredTensor,
     tensor::HostData,
+    weight_dtype::WeightDType,
 };
 
 /// One operation that the backend was asked for.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::{
-    dtype::{DType, WeightDType},
+    dtype::DType,
     error::{Error, Result},
     stored::StoredTensor,
     tensor::{HostData, Tensor},
+    weight_dtype::WeightDType,
 };
 
 /// A weight `[outputs, inputs]` on a device, shared by handle: a tied embedding exists once.
@@ -102,24 +103,17 @@ pub fn decode(parts: &[StoredTensor], keep: WeightDType, dtype: DType) -> Result
                 format!("rows of {inputs} are no whole blocks of {block} as {keep}"),
             ));
         }
-        let mut row = Vec::with_capacity(inputs);
         for output in 0..part.shape()[0] {
-            row.clear();
-            row.extend(part.row(output));
+            let stored: Vec<f64> = part.row(output).collect();
+            let mut row = stored.clone();
             // What is stored as it is kept stays as it is.
             if part.dtype() != keep {
                 keep.round(&mut row);
             }
-            for (input, (value, &kept)) in part.row(output).zip(&row).enumerate() {
+            for (input, (value, kept)) in stored.into_iter().zip(row).enumerate() {
                 let held = if dtype == DType::F64 { kept } else { f64::from(kept as f32) };
                 if !held.is_finite() {
-                    return Err(Error::weight(
-                        part.name(),
-                        format!(
-                            "element [{output}, {input}] is {value}{}, not a finite number",
-                            beyond(value, kept, keep, dtype)
-                        ),
-                    ));
+                    return Err(not_finite(part, [output, input], value, kept, keep, dtype));
                 }
                 if dtype == DType::F64 {
                     wide.push(kept);
@@ -133,10 +127,18 @@ pub fn decode(parts: &[StoredTensor], keep: WeightDType, dtype: DType) -> Result
     Ok(if dtype == DType::F64 { HostData::F64(wide) } else { HostData::F32(narrow) })
 }
 
-fn beyond(value: f64, kept: f64, keep: WeightDType, dtype: DType) -> String {
-    match value.is_finite() {
+fn not_finite(
+    part: &StoredTensor,
+    [output, input]: [usize; 2],
+    value: f64,
+    kept: f64,
+    keep: WeightDType,
+    dtype: DType,
+) -> Error {
+    let beyond = match value.is_finite() {
         true if kept.is_finite() => format!(" (beyond {dtype})"),
         true => format!(" (beyond {keep})"),
         false => String::new(),
-    }
+    };
+    Error::weight(part.name(), format!("element [{output}, {input}] is {value}{beyond}, not a finite number"))
 }

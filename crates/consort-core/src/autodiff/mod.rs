@@ -53,7 +53,7 @@ use crate::{
     backend::{Backend, CacheOf, FusedOf, Outputs, PrimitiveOf, Spec, TensorOf, WeightOf},
     cache::{CacheSpec, CacheStore, lock},
     device::Device,
-    dtype::{DType, WeightDType},
+    dtype::DType,
     error::{Error, Result},
     infer,
     operation::{BinaryKind, Fused, MapOperands, Primitive},
@@ -62,6 +62,7 @@ use crate::{
     stored::StoredTensor,
     tensor::{HostData, Tensor},
     weight::WeightStore,
+    weight_dtype::WeightDType,
 };
 
 /// Records what `B` is asked. See the [module](self).

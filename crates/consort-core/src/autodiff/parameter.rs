@@ -7,12 +7,13 @@ use crate::{
     backend::{Backend, TensorOf, WeightOf},
     cache::lock,
     device::Device,
-    dtype::{DType, WeightDType},
+    dtype::DType,
     error::{Error, Result},
     shape::Shape,
     stored::StoredTensor,
     tensor::Tensor,
     weight,
+    weight_dtype::WeightDType,
 };
 
 /// A weight `[outputs, inputs]`, a table of that shape or a vector `[n]` of a model.

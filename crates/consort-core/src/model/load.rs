@@ -6,9 +6,9 @@ use crate::{
     backend::{Backend, TensorOf, WeightOf},
     config::TransformerConfig,
     device::Device,
-    dtype::WeightDType,
     error::{Error, Result},
     stored::StoredTensor,
+    weight_dtype::WeightDType,
 };
 
 /// Where a model's stored weights come from.
