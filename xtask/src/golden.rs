@@ -1,7 +1,7 @@
 //! Golden models and test vectors, made by the scripts of `xtask/golden` in a virtual environment of their own.
 //!
 //! `golden.py` makes models with what the reference computes for them, some with gradients and losses of training;
-//! `vectors.py` makes single operations in the form of `docs/case-format.md`.
+//! `vectors.py` makes single operations in the form of `docs/case-format.md`; `blocks.py` makes blocks of quantised weights.
 //!
 //! The environment is `golden-venv` in cargo's target directory; it is filled once, and again when `requirements.txt`
 //! changes (a copy of it is kept inside as the stamp). `CONSORT_GOLDEN_PYTHON` names a Python to use instead, one that
@@ -27,11 +27,11 @@ pub(crate) struct Arguments {
     /// What to make.
     #[arg(long, value_enum, default_value_t = What::All)]
     what: What,
-    /// Where they go: models in DIR, vectors in DIR/vectors. The committed ones in tests/golden and tests/vectors by
-    /// default.
+    /// Where they go: models in DIR, vectors in DIR/vectors, blocks in DIR/blocks. The committed ones in tests/golden,
+    /// tests/vectors and crates/consort-core/tests/blocks by default.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Only the model of this name, and the vectors with this in their names.
+    /// Only the model or format of this name, and the vectors with this in their names.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Another draw of weights, prompts and operands; needs --out.
@@ -48,7 +48,9 @@ enum What {
     Models,
     /// Test vectors: single operations and their gradients.
     Vectors,
-    /// Both.
+    /// Blocks of quantised weights, and their values.
+    Blocks,
+    /// All of them.
     All,
 }
 
@@ -66,12 +68,13 @@ const NO_SUCH_CASE: i32 = 3;
 /// `cargo xtask golden`.
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let committed = arguments.seed == 0 && arguments.sizes == Sizes::Odd;
-    let [models, vectors] = match &arguments.out {
+    let [models, vectors, blocks] = match &arguments.out {
         Some(out) => {
             let out = std::path::absolute(out).with_context(|| out.display().to_string())?;
-            [out.clone(), out.join("vectors")]
+            [out.clone(), out.join("vectors"), out.join("blocks")]
         }
-        None if committed => ["tests/golden", "tests/vectors"].map(|folder| workspace::root().join(folder)),
+        None if committed => ["tests/golden", "tests/vectors", "crates/consort-core/tests/blocks"]
+            .map(|folder| workspace::root().join(folder)),
         None => {
             eprintln!("error: --out is needed with --seed or --sizes: what is committed has seed 0 and odd sizes");
             return Ok(Outcome::WrongUsage);
@@ -91,13 +94,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         command
     };
     let mut commands = Vec::new();
-    if arguments.what != What::Vectors {
+    if matches!(arguments.what, What::Models | What::All) {
         let mut command = script("golden.py", &models);
         command.args(["--sizes", if arguments.sizes == Sizes::Odd { "odd" } else { "other" }]);
         commands.push(command);
     }
-    if arguments.what != What::Models {
+    if matches!(arguments.what, What::Vectors | What::All) {
         commands.push(script("vectors.py", &vectors));
+    }
+    if matches!(arguments.what, What::Blocks | What::All) {
+        commands.push(script("blocks.py", &blocks));
     }
     // With a name it is enough that one of the scripts knows it.
     let mut known = false;

@@ -8,6 +8,7 @@
 //!   [`sample_row`](consort_core::sample::sample_row).
 //! - Reductions and products add in ascending order, one chain an output, without fused multiply-adds: a result's bits
 //!   are the same on every machine with the same `exp`, `ln` and `tanh`.
+//! - Weights stay in the type that they are kept in ([`Packed`]), and are unpacked by each operation over them.
 //! - Nothing is parallel and nothing is tuned, with two exceptions that a reader should know: an operand that nobody
 //!   else holds is changed in place (caches grow by it), and matrix products go by panels of columns.
 //! - The core has checked shapes and types before an operation comes here, and dropped empty ones. What does not fit
@@ -24,6 +25,7 @@ pub mod fault;
 mod fill;
 mod gather_rows;
 mod matmul;
+mod packed;
 mod reduce;
 mod sample;
 mod scatter_rows;
@@ -35,12 +37,12 @@ use std::marker::PhantomData;
 
 use consort_core::{
     Backend, DType, Error, Fused, FusedOf, Host, HostData, Nothing, Outputs, Primitive, PrimitiveOf, Ready, Result,
-    Spec, unsupported,
+    Spec, StoredTensor, WeightDType, unsupported,
 };
 use smallvec::smallvec;
 
 use self::storage::Storage;
-pub use self::{element::Element, storage::Buffer};
+pub use self::{element::Element, packed::Packed, storage::Buffer};
 
 /// The reference backend, computing in `E`: f32 or f64.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,7 +63,7 @@ impl<E: Element> Scalar<E> {
 
 impl<E: Element> Backend for Scalar<E> {
     type Buffer = Buffer<E>;
-    type Packed = Nothing;
+    type Packed = Packed;
     type Store = Nothing;
     type Ticket = Ready;
     type Host = Self;
@@ -96,6 +98,18 @@ impl<E: Element> Backend for Scalar<E> {
             Fused::Sample { logits, rows } => Ok(smallvec![Buffer::new(sample::sample(logits, rows)?)]),
             _ => Err(unsupported(self, operation.name())),
         }
+    }
+
+    /// Packed where that is less than a plain tensor.
+    fn pack(&self, parts: &[StoredTensor], dtype: WeightDType) -> Result<Packed> {
+        if dtype.block_bytes() >= dtype.block() * E::DTYPE.size() {
+            return Err(unsupported(self, "pack"));
+        }
+        Packed::new(parts, dtype)
+    }
+
+    fn unpack(&self, packed: &Packed) -> Result<Buffer<E>> {
+        packed.unpack().map(Buffer::new)
     }
 }
 

@@ -302,7 +302,7 @@ struct Limited(Arc<AtomicUsize>);
 
 impl Backend for Limited {
     type Buffer = <Oracle as Backend>::Buffer;
-    type Packed = Nothing;
+    type Packed = consort_scalar::Packed;
     type Store = Nothing;
     type Ticket = Ready;
     type Host = Oracle;

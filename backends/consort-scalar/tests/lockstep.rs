@@ -44,7 +44,7 @@ struct Faulty(Fault, AtomicUsize);
 
 impl Backend for Faulty {
     type Buffer = <Single as Backend>::Buffer;
-    type Packed = Nothing;
+    type Packed = consort_scalar::Packed;
     type Store = Nothing;
     type Ticket = Ready;
     type Host = Single;

@@ -57,6 +57,6 @@ pub use self::{
     stored::{ByteSource, StoredTensor},
     tensor::{HostData, Tensor},
     trace::{Record, Trace},
-    weight::{Weight, WeightStore, concatenated_shape, decode},
+    weight::{Weight, WeightStore, concatenated_shape, decode, encode},
     weight_dtype::WeightDType,
 };

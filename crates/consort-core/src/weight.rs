@@ -81,6 +81,42 @@ pub fn concatenated_shape(parts: &[StoredTensor]) -> Result<[usize; 2]> {
     Ok([outputs, inputs])
 }
 
+/// Stored parts as the bytes of `[Σ outputs, inputs]` kept as `keep`, row after row: what is stored so already is copied, the
+/// rest is decoded exactly and encoded; the source's pages are let go part by part.
+///
+/// # Errors
+/// [`Error::Weight`] names the first element that is not finite, or rows that are no whole blocks.
+pub fn encode(parts: &[StoredTensor], keep: WeightDType) -> Result<Vec<u8>> {
+    let [outputs, inputs] = concatenated_shape(parts)?;
+    let mut bytes = Vec::new();
+    let mut row = vec![0.0; inputs];
+    let mut kept = vec![0.0; inputs];
+    for part in parts {
+        whole_blocks(part, keep)?;
+        if bytes.is_empty() {
+            bytes.reserve_exact(outputs * (inputs / keep.block() * keep.block_bytes()));
+        }
+        for output in 0..part.shape()[0] {
+            let start = bytes.len();
+            match part.row_bytes(output).filter(|_| part.dtype() == keep) {
+                Some(stored) => bytes.extend_from_slice(stored),
+                None => {
+                    row.clear();
+                    row.extend(part.row(output));
+                    keep.encode(&row, &mut bytes);
+                }
+            }
+            keep.decode(&bytes[start..], &mut kept);
+            if let Some(input) = kept.iter().position(|kept| !kept.is_finite()) {
+                let value = part.row(output).nth(input).unwrap_or(f64::NAN);
+                return Err(not_finite(part, [output, input], value, kept[input], keep, DType::F64));
+            }
+        }
+        part.release();
+    }
+    Ok(bytes)
+}
+
 /// Stored parts as host data `[Σ outputs, inputs]`: decoded exactly, rounded to `keep`, then to `dtype` (f64, or else
 /// f32); the source's pages are let go part by part.
 ///
@@ -96,13 +132,7 @@ pub fn decode(parts: &[StoredTensor], keep: WeightDType, dtype: DType) -> Result
         narrow.reserve_exact(outputs * inputs);
     }
     for part in parts {
-        if !inputs.is_multiple_of(keep.block()) {
-            let block = keep.block();
-            return Err(Error::weight(
-                part.name(),
-                format!("rows of {inputs} are no whole blocks of {block} as {keep}"),
-            ));
-        }
+        whole_blocks(part, keep)?;
         for output in 0..part.shape()[0] {
             let stored: Vec<f64> = part.row(output).collect();
             let mut row = stored.clone();
@@ -125,6 +155,14 @@ pub fn decode(parts: &[StoredTensor], keep: WeightDType, dtype: DType) -> Result
         part.release();
     }
     Ok(if dtype == DType::F64 { HostData::F64(wide) } else { HostData::F32(narrow) })
+}
+
+fn whole_blocks(part: &StoredTensor, keep: WeightDType) -> Result<()> {
+    let (inputs, block) = (part.shape()[1], keep.block());
+    if inputs.is_multiple_of(block) {
+        return Ok(());
+    }
+    Err(Error::weight(part.name(), format!("rows of {inputs} are no whole blocks of {block} as {keep}")))
 }
 
 fn not_finite(
