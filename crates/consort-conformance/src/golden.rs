@@ -16,6 +16,7 @@ use std::{
 use consort_core::{
     Backend, DType, Device, StoredTensor, Transformer, TransformerConfig, WeightDType, model::LoadOptions, philox,
 };
+use half::f16;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::Deserialize;
 
@@ -245,11 +246,14 @@ pub fn cannot_keep(
         }
         let stored = weights.get(&slot.name)?;
         // Only f16 and the f16 scales of blocks have less range than f32.
-        if stored.dtype() == dtype || !matches!(dtype, WeightDType::F16 | WeightDType::Q8_0 | WeightDType::Q4_0) {
+        if stored.dtype() == dtype || !(dtype == WeightDType::F16 || block > 1) {
             continue;
         }
         for output in 0..stored.shape()[0] {
             let mut row: Vec<f64> = stored.row(output).collect();
+            if row.iter().all(|value| value.abs() <= f64::from(f16::MAX)) {
+                continue;
+            }
             dtype.round(&mut row);
             if row.iter().any(|value| !value.is_finite()) {
                 return Some(format!("{} has elements beyond {dtype}", slot.name));

@@ -26,8 +26,21 @@ use crate::{
 };
 
 /// Types that weights are kept as, in the order in which they are compared.
-pub const DTYPES: [WeightDType; 5] =
-    [WeightDType::F32, WeightDType::F16, WeightDType::BF16, WeightDType::Q8_0, WeightDType::Q4_0];
+pub const DTYPES: [WeightDType; 13] = [
+    WeightDType::F32,
+    WeightDType::F16,
+    WeightDType::BF16,
+    WeightDType::Q8_0,
+    WeightDType::Q6_K,
+    WeightDType::Q5_K,
+    WeightDType::Q4_K,
+    WeightDType::Q4_0,
+    WeightDType::Q5_1,
+    WeightDType::Q5_0,
+    WeightDType::Q4_1,
+    WeightDType::Q3_K,
+    WeightDType::Q2_K,
+];
 
 /// An open backend, whichever it is.
 pub trait Tested {

@@ -127,7 +127,7 @@ impl Planted {
 
 impl Backend for Planted {
     type Buffer = Buffer<f64>;
-    type Packed = Nothing;
+    type Packed = consort_conformance::oracle::Packed;
     type Store = Nothing;
     type Ticket = Ready;
     type Host = Oracle;

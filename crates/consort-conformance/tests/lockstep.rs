@@ -67,7 +67,7 @@ impl Planted {
 
 impl Backend for Planted {
     type Buffer = Buffer;
-    type Packed = Nothing;
+    type Packed = consort_conformance::oracle::Packed;
     type Store = Nothing;
     type Ticket = Ready;
     type Host = Single;

@@ -62,7 +62,7 @@ impl Faulty {
 
 impl Backend for Faulty {
     type Buffer = <Single as Backend>::Buffer;
-    type Packed = Nothing;
+    type Packed = consort_conformance::oracle::Packed;
     type Store = Nothing;
     type Ticket = Ready;
     type Host = Single;

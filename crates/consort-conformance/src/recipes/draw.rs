@@ -395,30 +395,48 @@ pub(super) fn single(value: f64) -> f64 {
     f64::from(value as f32)
 }
 
+/// Where the f16 scales of a block format lie, the minimum's last, and what to divide an ordinary one by, so that values are
+/// of the size of 1.
+fn scales_of(dtype: WeightDType) -> (&'static [usize], f64) {
+    match dtype {
+        WeightDType::Q2_K => (&[80, 82], 16.0),
+        WeightDType::Q3_K => (&[108], 16.0),
+        WeightDType::Q4_K | WeightDType::Q5_K => (&[0, 2], 64.0),
+        WeightDType::Q6_K => (&[208], 256.0),
+        WeightDType::Q4_1 | WeightDType::Q5_1 => (&[0, 2], 1.0),
+        _ => (&[0], 1.0),
+    }
+}
+
 /// The bytes of a block.
 fn quants(dtype: WeightDType, seed: u64, stream: u64, block: usize, edges: bool) -> Vec<u8> {
-    let index = block as u64 * 64;
+    let index = block as u64 * 256;
     let random = |at: u64| bits(seed, stream, index + at);
-    // From 1/256 to 17/256: rows of some thousands stay within f16's range.
-    let ordinary = to_f16(f64::from(random(0) >> 24) / 4096.0 + 1.0 / 256.0);
+    let (places, divisor) = scales_of(dtype);
     let kind = if edges { random(1) % 8 } else { 8 };
-    let scale = match kind {
-        0 => f16::ZERO,
-        1 => f16::from_bits(1), // the least denormal
-        2 => -ordinary,
-        3 => f16::from_bits(0x03ff), // the greatest denormal
-        4 => f16::NEG_ZERO,
-        _ => ordinary,
-    };
     let quant = |at: u64| match kind {
         5 => 0x80, // the least of Q8_0; 0 and 8 of Q4_0
         6 => 0x7f, // the greatest of Q8_0; 15 and 7 of Q4_0
         7 if at.is_multiple_of(2) => 0xff,
         7 => 0x00,
-        _ => (random(2 + at) >> 24) as u8,
+        _ => (random(3 + at) >> 24) as u8,
     };
-    let mut bytes = scale.to_le_bytes().to_vec();
-    bytes.extend((0..dtype.block_bytes() as u64 - 2).map(quant));
+    let mut bytes: Vec<u8> = (0..dtype.block_bytes() as u64).map(quant).collect();
+    for (at, &place) in places.iter().enumerate() {
+        // From 1/256 to 17/256: rows of some thousands stay within f16's range.
+        let ordinary = to_f16((f64::from(random([0, 2][at]) >> 24) / 4096.0 + 1.0 / 256.0) / divisor);
+        let scale = match kind {
+            0 => f16::ZERO,
+            1 => f16::from_bits(1), // the least denormal
+            2 => -ordinary,
+            3 => f16::from_bits(0x03ff), // the greatest denormal
+            4 => f16::NEG_ZERO,
+            _ => ordinary,
+        };
+        // A minimum has edges in half of the blocks that have some.
+        let scale = if at == 1 && block.is_multiple_of(2) { ordinary } else { scale };
+        bytes.splice(place..place + 2, scale.to_le_bytes());
+    }
     bytes
 }
 
@@ -524,12 +542,14 @@ mod tests {
 
     #[test]
     fn edge_blocks_are_finite_and_have_every_edge() {
-        for dtype in [WeightDType::Q8_0, WeightDType::Q4_0] {
+        for dtype in WeightDType::ALL.into_iter().filter(|dtype| dtype.block() > 1) {
             let bytes: Vec<u8> = (0..200).flat_map(|block| quants(dtype, 5, 1, block, true)).collect();
-            let scales: BTreeSet<u16> =
-                bytes.chunks(dtype.block_bytes()).map(|block| u16::from_le_bytes([block[0], block[1]])).collect();
-            for edge in [0, 1, 0x03ff, 0x8000] {
-                assert!(scales.contains(&edge), "{dtype}: no scale {edge:#x}");
+            for &at in scales_of(dtype).0 {
+                let scale = |block: &[u8]| u16::from_le_bytes([block[at], block[at + 1]]);
+                let scales: BTreeSet<u16> = bytes.chunks(dtype.block_bytes()).map(scale).collect();
+                for edge in [0, 1, 0x03ff, 0x8000] {
+                    assert!(scales.contains(&edge), "{dtype}: no scale {edge:#x} at {at}");
+                }
             }
             let mut values = vec![0.0; 200 * dtype.block()];
             dtype.decode(&bytes, &mut values);

@@ -38,8 +38,13 @@ pub(super) const EMBEDDING_BACKWARD: Family = Family {
     strategy: strategy_embedding_backward,
 };
 
-const TYPES: [WeightDType; 6] =
-    [WeightDType::F32, WeightDType::F16, WeightDType::BF16, WeightDType::Q8_0, WeightDType::Q4_0, WeightDType::F64];
+const TYPES: [WeightDType; 14] = WeightDType::ALL;
+
+/// Inputs of about `n` blocks of 32: whole blocks of the type.
+fn inputs_of(dtype: WeightDType, n: usize) -> usize {
+    (32 * n).next_multiple_of(dtype.block())
+}
+
 const FILLS: &[Fill] = &[
     Fill::Normal,
     Fill::Large,
@@ -131,30 +136,35 @@ fn sweep(sweep: &mut Sweep) {
         }
     }
     for dtype in TYPES {
+        let wide = dtype.block().max(32);
+        let some = wide.max(64);
         // Rows of one block, and of numbers of blocks that unrolled loops leave a rest of.
         for (at, blocks) in [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17].into_iter().enumerate() {
             let rows = at % 5 + 1;
-            sweep.quick(bare([rows, 32 * blocks, 2 * at + 1]).weight(dtype));
-            sweep.quick(bare([rows, 32 * blocks, 2 * at + 1]).weight(dtype).fill(Fill::Special));
+            let sizes = [rows, wide * blocks, 2 * at + 1];
+            let quick = wide == 32 || blocks < 5;
+            sweep.add(bare(sizes).weight(dtype), quick);
+            sweep.add(bare(sizes).weight(dtype).fill(Fill::Special), quick);
         }
         for outputs in [1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33] {
-            sweep.quick(bare([1, 64, outputs]).weight(dtype));
-            sweep.quick(bare([5, 64, outputs]).weight(dtype));
+            sweep.quick(bare([1, some, outputs]).weight(dtype));
+            sweep.quick(bare([5, some, outputs]).weight(dtype));
         }
         for &fill in FILLS {
-            sweep.quick(bare([3, 64, 9]).weight(dtype).fill(fill));
-            sweep.full(sized("linear", [3, 96, 17]).attribute("activation", "tanh").weight(dtype).fill(fill));
+            sweep.quick(bare([3, some, 9]).weight(dtype).fill(fill));
+            let sizes = [3, inputs_of(dtype, 3), 17];
+            sweep.full(sized("linear", sizes).attribute("activation", "tanh").weight(dtype).fill(fill));
         }
         for (rows, view) in [1, 3].into_iter().flat_map(|rows| View::ALL.map(|view| (rows, view))) {
-            sweep.quick(sized("linear", [rows, 64, 9]).attribute("activation", Value::Null).weight(dtype).view(view));
+            sweep.quick(sized("linear", [rows, some, 9]).attribute("activation", Value::Null).weight(dtype).view(view));
         }
-        sweep.quick(bare([3, 64, 9]).weight(dtype).backward());
-        sweep.quick(sized("linear", [3, 32, 9]).attribute("activation", "silu").weight(dtype).backward());
+        sweep.quick(bare([3, some, 9]).weight(dtype).backward());
+        sweep.quick(sized("linear", [3, wide, 9]).attribute("activation", "silu").weight(dtype).backward());
         sweep.quick(bare([1, 4096, 3]).weight(dtype));
-        sweep.quick(bare([1, 64, 2304]).weight(dtype));
+        sweep.add(bare([1, some, 2304]).weight(dtype), wide == 32);
         sweep.full(bare([1, 4096, 2304]).weight(dtype));
         sweep.full(bare([17, 1024, 129]).weight(dtype));
-        sweep.full(bare([33, 160, 257]).weight(dtype).backward());
+        sweep.full(bare([33, inputs_of(dtype, 5), 257]).weight(dtype).backward());
     }
     for view in View::ALL {
         sweep.quick(sized("linear", [5, 37, 18]).attribute("activation", "relu").view(view));
@@ -178,15 +188,15 @@ fn sweep_embedding(sweep: &mut Sweep) {
     }
     for dtype in TYPES {
         for &fill in IDS {
-            for width in [32, 64, 96, 288] {
-                sweep.quick(embedding(11, width, 7).weight(dtype).fill(fill));
+            for blocks in [1, 2, 3, 9] {
+                sweep.quick(embedding(11, inputs_of(dtype, blocks), 7).weight(dtype).fill(fill));
             }
         }
         for view in View::ALL {
-            sweep.quick(embedding(11, 32, 7).weight(dtype).view(view));
+            sweep.quick(embedding(11, inputs_of(dtype, 1), 7).weight(dtype).view(view));
         }
-        sweep.quick(embedding(11, 32, 7).weight(dtype).fill(Fill::Repeated).backward());
-        sweep.quick(embedding(1, 32, 2).weight(dtype));
+        sweep.quick(embedding(11, inputs_of(dtype, 1), 7).weight(dtype).fill(Fill::Repeated).backward());
+        sweep.quick(embedding(1, inputs_of(dtype, 1), 2).weight(dtype));
         sweep.full(embedding(2000, 256, 65).weight(dtype));
     }
     sweep.quick(embedding(0, 4, 3));
@@ -209,8 +219,8 @@ fn sweep_backward(sweep: &mut Sweep, op: &str) {
     if op == "linear_backward_input" {
         for dtype in TYPES {
             for fill in [Fill::Normal, Fill::Special, Fill::Ties] {
-                sweep.quick(sized(op, [3, 64, 9]).weight(dtype).fill(fill));
-                sweep.quick(sized(op, [1, 96, 17]).weight(dtype).fill(fill));
+                sweep.quick(sized(op, [3, inputs_of(dtype, 2), 9]).weight(dtype).fill(fill));
+                sweep.quick(sized(op, [1, inputs_of(dtype, 3), 17]).weight(dtype).fill(fill));
             }
         }
     }
@@ -252,11 +262,13 @@ fn sweep_embedding_backward(sweep: &mut Sweep) {
 
 fn sizes_of_weights() -> impl Strategy<Value = ([usize; 3], WeightDType)> {
     let free = (0..=6usize, length(130), length(40)).prop_map(|(rows, inputs, outputs)| [rows, inputs, outputs]);
-    let blocks = (0..=6usize, 0..=9usize, length(40)).prop_map(|(rows, blocks, outputs)| [rows, 32 * blocks, outputs]);
-    prop_oneof![
-        (free, prop::sample::select(&[WeightDType::F32, WeightDType::F16, WeightDType::BF16][..])),
-        (blocks, prop::sample::select(&TYPES[..5])),
-    ]
+    let blocks = prop::sample::select(&TYPES[..]).prop_flat_map(|dtype| {
+        let most = if dtype.block() > 32 { 2 } else { 9usize };
+        (0..=6usize, 0..=most, length(40), Just(dtype))
+            .prop_map(|(rows, blocks, outputs, dtype)| ([rows, dtype.block().max(32) * blocks, outputs], dtype))
+    });
+    let floats = prop::sample::select(&[WeightDType::F32, WeightDType::F16, WeightDType::BF16][..]);
+    prop_oneof![(free, floats), blocks]
 }
 
 fn strategy(backward: bool) -> Option<BoxedStrategy<Recipe>> {

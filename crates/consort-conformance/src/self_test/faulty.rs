@@ -16,10 +16,13 @@ use consort_core::{
     Outputs, Primitive, PrimitiveOf, Ready, Result, Spec, StoredTensor, Tensor, TensorOf, Ticket, WeightDType,
     WeightOf, WeightStore,
     cache::{CachePlan, PlanRow, PlanSequence},
+    concatenated_shape,
     config::{Activation, RotaryPairing},
+    encode,
     operation::{AttentionAttributes, BinaryKind, Mask, ReduceKind, ScoreBias, Segments, UnaryKind},
     unsupported,
 };
+use half::f16;
 use smallvec::SmallVec;
 
 use super::fault::Fault;
@@ -554,25 +557,24 @@ impl<B: Host> Backend for Faulty<B> {
     }
 
     fn pack(&self, parts: &[StoredTensor], dtype: WeightDType) -> Result<Self::Packed> {
-        let weight = self.inner.pack(parts, dtype)?;
-        let wrong = match (self.fault, dtype) {
-            (Fault::NibblesSwapped, WeightDType::Q4_0) | (Fault::UnsignedQuants, WeightDType::Q8_0) => {
-                let mut values = self.inner.download(&self.inner.unpack(&weight)?)?.to_f64();
-                for block in values.chunks_mut(32) {
-                    if self.fault == Fault::NibblesSwapped {
-                        block.rotate_left(16);
-                    } else {
-                        let step = block.iter().fold(0.0f64, |most, value| most.max(value.abs())) / 127.0;
-                        block.iter_mut().filter(|value| **value < 0.0).for_each(|value| *value += 256.0 * step);
-                    }
+        let Some(wrong) = wrong_block(self.fault, dtype) else { return self.inner.pack(parts, dtype) };
+        let shape = concatenated_shape(parts)?;
+        let bytes = encode(parts, dtype)?;
+        let mut values = vec![0.0; shape[0] * shape[1]];
+        for (block, values) in bytes.chunks(dtype.block_bytes()).zip(values.chunks_mut(dtype.block())) {
+            let mut block = block.to_vec();
+            wrong(&mut block);
+            dtype.decode(&block, values);
+            if self.fault == Fault::UnsignedQuants {
+                let scale = f16::from_le_bytes([block[0], block[1]]).to_f64();
+                let negative = |quant: &u8| (*quant as i8) < 0;
+                for (value, _) in values.iter_mut().zip(&block[2..]).filter(|(_, quant)| negative(quant)) {
+                    *value += 256.0 * scale;
                 }
-                let values = self.inner.upload_floats(&values, &[weight.outputs(), weight.inputs()])?;
-                let plain = WeightStore::Plain(values);
-                return Ok(consort_core::Weight::new([weight.outputs(), weight.inputs()], dtype, plain));
             }
-            _ => weight,
-        };
-        Ok(wrong)
+        }
+        let plain = WeightStore::Plain(self.inner.upload_floats(&values, &shape)?);
+        Ok(consort_core::Weight::new(shape, dtype, plain))
     }
 
     fn unpack(&self, packed: &Self::Packed) -> Result<Self::Buffer> {
@@ -651,4 +653,21 @@ impl<B: Host> MapOperands<TensorOf<Faulty<B>>, WeightOf<Faulty<B>>, CacheOf<Faul
             CacheStore::Plain(_) => Err(Error::Input("a cache that is not kept here".into())),
         }
     }
+}
+
+/// What a fault does to the bytes of a block of this type, if anything.
+fn wrong_block(fault: Fault, dtype: WeightDType) -> Option<fn(&mut [u8])> {
+    use WeightDType::{Q2_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+    Some(match (fault, dtype) {
+        (Fault::UnsignedQuants, Q8_0) => |_| {},
+        (Fault::NibblesSwapped, Q4_0) => |block| block[2..].iter_mut().for_each(|byte| *byte = byte.rotate_left(4)),
+        (Fault::MinimumForgotten, Q4_1 | Q5_1 | Q4_K | Q5_K) => |block| block[2..4].fill(0),
+        (Fault::MinimumForgotten, Q2_K) => |block| block[82..84].fill(0),
+        (Fault::FifthBitLost, Q5_0) => |block| block[2..6].fill(0),
+        (Fault::FifthBitLost, Q5_1) => |block| block[4..8].fill(0),
+        (Fault::FifthBitLost, Q5_K) => |block| block[16..48].fill(0),
+        (Fault::NeighboursScale, Q6_K) => |block| block[192..208].rotate_left(1),
+        (Fault::NeighboursScale, Q2_K) => |block| block[..16].rotate_left(1),
+        _ => return None,
+    })
 }
