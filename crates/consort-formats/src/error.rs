@@ -50,6 +50,12 @@ pub enum Error {
         /// Found and expected.
         what: String,
     },
+    /// The writing of a file was stopped; nothing is left of it.
+    #[error("{path}: stopped; nothing was written")]
+    Stopped {
+        /// The file that was to be.
+        path: String,
+    },
     /// Weights that the configuration needs and no file has.
     #[error("{directory}: missing {} of the {needed} tensors that {config} asks for: {}", .missing.len(), first(.missing))]
     Missing {
@@ -71,6 +77,10 @@ impl Error {
 
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
         Self::Io { path: show(path), source }
+    }
+
+    pub(crate) fn stopped(path: &Path) -> Self {
+        Self::Stopped { path: show(path) }
     }
 
     pub(crate) fn config(file: &str, key: impl Into<String>, what: impl Into<String>) -> Self {

@@ -26,6 +26,7 @@ mod json;
 mod map;
 mod safetensors;
 mod weights;
+mod write;
 
 #[doc(hidden)]
 pub mod fuzzing;

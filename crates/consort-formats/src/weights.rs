@@ -66,11 +66,17 @@ impl Tensors {
             .map(|(name, tensor)| (name.as_str(), tensor))
     }
 
-    /// Tensors without bytes, for tests of mappings.
+    /// Tensors without bytes, all different, for mappings that look at what there is.
     pub(crate) fn named(names: &[&str]) -> Self {
         let source = Arc::new(Source { file: "model.safetensors".to_owned(), bytes: Arc::new(Vec::new()) });
-        let entry = |name: &&str| Entry { name: (*name).to_owned(), dtype: Dtype::F32, shape: vec![0], bytes: 0..0 };
-        Self { by_name: names.iter().map(|name| Tensor::new(&source, entry(name))).collect(), unlisted: Vec::new() }
+        let entry = |(at, name): (usize, &&str)| Entry {
+            name: (*name).to_owned(),
+            dtype: Dtype::F32,
+            shape: vec![0, at],
+            bytes: 0..0,
+        };
+        let tensors = names.iter().enumerate().map(|named| Tensor::new(&source, entry(named)));
+        Self { by_name: tensors.collect(), unlisted: Vec::new() }
     }
 
     /// Whether two stored tensors are the same values; reads both.

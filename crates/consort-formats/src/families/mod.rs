@@ -7,6 +7,7 @@
 
 mod bart;
 mod bert;
+pub(crate) mod export;
 mod gemma2;
 mod gpt2;
 mod llama;
