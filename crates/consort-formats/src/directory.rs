@@ -40,10 +40,10 @@ pub struct Model {
     pub parameters: u64,
 }
 
-const CONFIG: &str = "config.json";
-const NATIVE: &str = "config.toml";
+pub(crate) const CONFIG: &str = "config.json";
+pub(crate) const NATIVE: &str = "config.toml";
 const GENERATION: &str = "generation_config.json";
-const WEIGHTS: &str = "model.safetensors";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// Text files beyond this are not configurations.
 const MAX_TEXT: u64 = 64 << 20;

@@ -35,3 +35,4 @@ pub use directory::{Model, open};
 pub use error::Error;
 pub use generation::{EarlyStopping, GenerationConfig};
 pub use weights::Weights;
+pub use write::{Progress, write_directory};

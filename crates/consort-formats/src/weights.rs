@@ -288,7 +288,7 @@ fn stored(name: &str, tensor: &Tensor, layout: Layout, slot: [usize; 2]) -> Resu
 }
 
 /// A slot's name with its layer as `*`, and the layer.
-fn generalise(slot: &str) -> (String, String) {
+pub(crate) fn generalise(slot: &str) -> (String, String) {
     let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     match slot.split('.').find(is_number) {
         Some(layer) => (slot.replacen(&format!(".{layer}."), ".*.", 1), layer.to_owned()),

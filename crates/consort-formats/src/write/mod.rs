@@ -1,5 +1,6 @@
 //! Model files, written to a temporary name beside the target and renamed when all of it is there.
 
+mod directory;
 pub(crate) mod gguf;
 mod pieces;
 pub(crate) mod safetensors;
@@ -11,6 +12,8 @@ use std::{
 };
 
 use crate::error::Error;
+
+pub use directory::write_directory;
 
 /// Called with bytes written and bytes in all; stops the writing when it gives false.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> bool;
