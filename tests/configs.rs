@@ -4,9 +4,8 @@
 use std::{fs, path::Path};
 
 use consort_core::{
-    Device, StoredTensor, Transformer, TransformerConfig,
-    model::{LoadOptions, WeightMap},
-    philox::normal,
+    Device, Transformer, TransformerConfig,
+    model::{LoadOptions, RandomWeights},
 };
 use consort_scalar::Single;
 
@@ -31,15 +30,7 @@ fn presets_run() {
 }
 
 fn run(config: &TransformerConfig) {
-    let mut weights = WeightMap::new();
-    for (stream, slot) in config.slots().into_iter().enumerate() {
-        let [outputs, inputs] = slot.shape;
-        let scale = 1.0 / (inputs as f64).sqrt();
-        let values: Vec<f64> =
-            (0..outputs * inputs).map(|index| scale * normal(1, stream as u64, index as u64)).collect();
-        weights
-            .insert(slot.name.clone(), StoredTensor::from_values(&slot.name, &values, slot.shape).expect("a weight"));
-    }
+    let weights = RandomWeights::new(config, 1);
     let device = Device::new(Single::new());
     let model = Transformer::load(&device, config, &weights, LoadOptions::default()).expect("a model");
     let sources: &[&[u32]] = if config.encoder.is_some() && config.decoder.is_some() { &[&[4, 7, 1]] } else { &[] };

@@ -30,8 +30,8 @@ pub struct OpenModel {
 pub struct LoadOptions<'a> {
     /// Name of a backend; the fastest one compiled in by default.
     pub backend: Option<String>,
-    /// Type that weights are kept in (`f32`, `bf16`, `f16`; `f64` makes the scalar backend compute in doubles); as stored
-    /// by default.
+    /// Type that weights are kept in (`f32`, `bf16`, `f16`, `q8_0`, `q4_k` …; `f64` makes the scalar backend compute in
+    /// doubles), as far as they can be ([`WeightDType::mixed`]); as stored by default.
     pub dtype: Option<String>,
     /// Type that products are computed in; `f32` is what every backend has.
     pub compute: Option<String>,
@@ -313,13 +313,7 @@ impl OpenModel {
     #[allow(dead_code, reason = "a build without backends loads nothing")]
     pub(crate) fn load_on<B: Backend>(&self, backend: B, options: LoadOptions<'_>) -> Result<Box<dyn Runner>, Error> {
         let device = Device::with_policy(backend, options.fallback);
-        let dtype = match options.dtype.as_deref() {
-            Some("f32") => Some(WeightDType::F32),
-            Some("bf16") => Some(WeightDType::BF16),
-            Some("f16") => Some(WeightDType::F16),
-            Some("f64") => Some(WeightDType::F64),
-            _ => None,
-        };
+        let dtype = options.dtype.as_deref().and_then(WeightDType::from_name);
         let load = consort_core::model::LoadOptions { dtype, progress: options.progress };
         let model = Transformer::load(&device, &self.files.config, &self.files.weights, load)
             .map_err(|source| Error::Load { path: self.path.display().to_string(), source: Box::new(source) })?;

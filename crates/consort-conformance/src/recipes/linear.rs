@@ -141,7 +141,7 @@ fn sweep(sweep: &mut Sweep) {
         // Rows of one block, and of numbers of blocks that unrolled loops leave a rest of.
         for (at, blocks) in [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17].into_iter().enumerate() {
             let rows = at % 5 + 1;
-            let sizes = [rows, wide * blocks, 2 * at + 1];
+            let sizes = [rows, wide * blocks, 2 * at + 3];
             let quick = wide == 32 || blocks < 5;
             sweep.add(bare(sizes).weight(dtype), quick);
             sweep.add(bare(sizes).weight(dtype).fill(Fill::Special), quick);

@@ -29,7 +29,7 @@ impl Weights for WeightMap {
 /// How weights are loaded.
 #[derive(Default)]
 pub struct LoadOptions<'a> {
-    /// Type that projections and tables are kept in; as stored by default.
+    /// Type that projections and tables are kept in, as far as they can be ([`WeightDType::mixed`]); as stored by default.
     pub dtype: Option<WeightDType>,
     /// Called with (slots loaded, slots in all).
     pub progress: Option<&'a mut dyn FnMut(usize, usize)>,
@@ -41,6 +41,8 @@ pub(super) struct Loader<'a, B: Backend> {
     dtype: Option<WeightDType>,
     progress: Option<&'a mut dyn FnMut(usize, usize)>,
     shapes: HashMap<String, [usize; 2]>,
+    /// The slot of the matrix that makes logits.
+    head: Option<&'static str>,
     loaded: usize,
 }
 
@@ -53,14 +55,19 @@ impl<'a, B: Backend> Loader<'a, B> {
     ) -> Self {
         let shapes = config.slots().into_iter().map(|slot| (slot.name, slot.shape)).collect();
         let progress = options.progress.as_mut().map(|progress| &mut **progress as &mut dyn FnMut(usize, usize));
-        Self { device, weights, dtype: options.dtype, progress, shapes, loaded: 0 }
+        let head = config.head.as_ref().map(|_| config.head_slot());
+        Self { device, weights, dtype: options.dtype, progress, shapes, head, loaded: 0 }
     }
 
     /// The slots' matrices, one under the other, packed.
     pub(super) fn weight(&mut self, slots: &[&str]) -> Result<WeightOf<B>> {
         let parts = self.parts(slots)?;
-        let stored = parts.iter().map(StoredTensor::dtype).reduce(WeightDType::common);
-        let dtype = self.dtype.or(stored).unwrap_or(WeightDType::F32);
+        let inputs = parts.first().map_or(0, |part| part.shape()[1]);
+        let makes_logits = slots.iter().any(|slot| self.head == Some(slot));
+        let dtype = match self.dtype {
+            Some(asked) => asked.mixed(makes_logits, inputs),
+            None => parts.iter().map(StoredTensor::dtype).reduce(WeightDType::common).unwrap_or(WeightDType::F32),
+        };
         self.device.pack(&parts, dtype)
     }
 

@@ -17,6 +17,7 @@ mod head;
 mod load;
 mod norm;
 mod observe;
+mod random;
 mod stack;
 mod state;
 
@@ -30,6 +31,7 @@ use self::{
 pub use self::{
     load::{LoadOptions, WeightMap, Weights},
     observe::{AttentionKind, Observer, StackKind},
+    random::RandomWeights,
     state::{SourceId, State, Tokens},
 };
 use crate::{

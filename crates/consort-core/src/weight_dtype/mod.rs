@@ -155,6 +155,25 @@ impl WeightDType {
         }
     }
 
+    /// What a matrix of rows of `inputs` is kept as when a model is asked to be kept as this type.
+    ///
+    /// Formats of few bits leave more to the matrix that makes logits, which is read by every token and feeds no further
+    /// layer: Q6_K (llama.cpp does so too). Rows that are no whole blocks take the next format that they fit and that has at
+    /// least as many bits, in the end f16.
+    pub fn mixed(self, makes_logits: bool, inputs: usize) -> Self {
+        let fits = |dtype: &Self| inputs.is_multiple_of(dtype.block());
+        let few = self.block() > 1 && self != Self::Q8_0;
+        let asked = if makes_logits && few { Self::Q6_K } else { self };
+        let next = match asked {
+            Self::Q2_K | Self::Q3_K => Self::Q4_0,
+            Self::Q4_K => Self::Q5_0,
+            Self::Q5_K => Self::Q5_1,
+            Self::Q6_K => Self::Q8_0,
+            other => other,
+        };
+        [asked, next].into_iter().find(fits).unwrap_or(Self::F16)
+    }
+
     /// The values of whole blocks: `bytes.len() / block_bytes` of them. Block formats are evaluated in f32, in the order that
     /// the table of the type writes.
     ///

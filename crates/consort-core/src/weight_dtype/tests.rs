@@ -127,3 +127,24 @@ fn every_bit_of_a_block_counts() {
         }
     }
 }
+
+#[test]
+fn rows_that_do_not_fit_take_more_bits() {
+    use WeightDType::*;
+    for (asked, head, inputs, kept) in [
+        (Q4_K, false, 512, Q4_K),
+        (Q4_K, true, 512, Q6_K),
+        (Q4_0, true, 512, Q6_K),
+        (Q8_0, true, 512, Q8_0),
+        (BF16, true, 512, BF16),
+        (Q4_K, false, 288, Q5_0),
+        (Q4_K, true, 288, Q8_0),
+        (Q3_K, false, 288, Q4_0),
+        (Q5_K, false, 32, Q5_1),
+        (Q6_K, false, 36, F16),
+        (Q8_0, false, 36, F16),
+        (F32, false, 37, F32),
+    ] {
+        assert_eq!(asked.mixed(head, inputs), kept, "{asked} of {inputs}");
+    }
+}

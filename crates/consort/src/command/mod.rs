@@ -8,6 +8,8 @@ mod forward;
 mod generate;
 mod info;
 mod interrupt;
+mod progress;
+mod synth;
 mod tokenize;
 
 use std::{
@@ -21,7 +23,7 @@ use std::{
 
 use anyhow::{Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
-use consort_core::{Counts, Policy};
+use consort_core::{Counts, Policy, WeightDType};
 
 use crate::{LoadOptions, Model, OpenModel};
 
@@ -53,9 +55,12 @@ enum Part {
     /// Show the token ids of a text
     #[command(after_help = EXIT_STATUS)]
     Tokenize(tokenize::Tokenize),
-    /// Describe a model directory
+    /// Describe a model
     #[command(after_help = EXIT_STATUS)]
     Info(info::Info),
+    /// Make a model of a given shape with random weights
+    #[command(after_help = EXIT_STATUS)]
+    Synth(synth::Synth),
     /// List the backends of this build
     #[command(after_help = EXIT_STATUS)]
     Backends,
@@ -78,7 +83,7 @@ struct Common {
     /// Which of the backend's devices
     #[arg(long, value_name = "N", default_value_t = 0)]
     device: usize,
-    /// Type that weights are kept in: f32, bf16, f16; f64 on scalar [default: as stored]
+    /// Type that weights are kept in: f32, bf16, f16, q8_0, q6_k, q5_k, q4_k, q4_0 …; f64 on scalar [default: as stored]
     #[arg(long, value_name = "TYPE")]
     dtype: Option<String>,
     /// Type that products are computed in: f32 [default: f32; f64 with --dtype f64]
@@ -112,6 +117,7 @@ pub fn main() -> ExitCode {
         Part::Forward(forward) => forward.run(),
         Part::Tokenize(tokenize) => tokenize.run(),
         Part::Info(info) => info.run(),
+        Part::Synth(synth) => synth.run(),
         Part::Backends => backends::run(),
     };
     match catch_unwind(run) {
@@ -206,6 +212,14 @@ impl Common {
             note(format_args!("{operation:20} {native:>10} {composed:>10} {host:>10}"));
         }
     }
+}
+
+/// A type of weights by its name.
+fn weight_dtype(name: &str) -> Result<WeightDType, String> {
+    WeightDType::from_name(name).ok_or_else(|| {
+        let known = WeightDType::ALL.map(WeightDType::name).join(", ");
+        format!("weights cannot be kept as '{name}' ({known})")
+    })
 }
 
 /// The value of an option that takes a list of ids. Spelt `Vec`, clap would take it for an option that can be repeated.

