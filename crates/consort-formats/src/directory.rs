@@ -8,13 +8,14 @@ use std::{
     sync::Arc,
 };
 
-use consort_core::TransformerConfig;
+use consort_core::{ByteSource, TransformerConfig};
 use serde_json::Value;
 
 use crate::{
     error::{Error, printable, show},
     families,
     generation::GenerationConfig,
+    gguf::{self, vocabulary::Vocabulary},
     json::{Reader, found},
     map::MappedFile,
     safetensors,
@@ -26,15 +27,18 @@ use crate::{
 pub struct Model {
     /// The transformer.
     pub config: TransformerConfig,
-    /// `model_type` of config.json, or `consort` for a directory in the native form.
+    /// `model_type` of config.json, or of the family that reads a GGUF file's architecture, or `consort` for a directory in
+    /// the native form.
     pub family: String,
     /// Its weights, still in the mapped files.
     pub weights: Weights,
     /// How its makers generate with it.
     pub generation: GenerationConfig,
+    /// The tokenizer inside a GGUF file; directories have theirs in files of their own.
+    pub vocabulary: Option<Vocabulary>,
     /// Tensors of the files that nothing needs, except for buffers and second names that hold nothing of their own.
     pub unused: Vec<String>,
-    /// Stored element types of the weights in use, the most frequent first: `bf16`, `f16 + f32`.
+    /// Stored element types of the weights in use, the most frequent first: `bf16`, `q4_k + q6_k + f32`.
     pub dtype: String,
     /// Numbers in the weights in use, each stored tensor counted once.
     pub parameters: u64,
@@ -49,11 +53,11 @@ const INDEX: &str = "model.safetensors.index.json";
 const MAX_TEXT: u64 = 64 << 20;
 
 /// Opens a model directory: `config.json` (or `config.toml`, Consort's own form) with `model.safetensors` or shards and
-/// their index.
+/// their index. Or a GGUF file, known by its first bytes; or any of its parts, for a model in several; or a directory that
+/// has one such model and no configuration.
 ///
 /// # Errors
-/// One line that names the file and says what was expected and found. [`Error::Path`] when `path` is no model
-/// directory, [`Error::Config`] for settings that Consort does not know, [`Error::Malformed`] and [`Error::Tensor`]
+/// One line that names the file and says what was expected and found. [`Error::Path`] when `path` is no model, [`Error::Config`] for settings that Consort does not know, [`Error::Malformed`] and [`Error::Tensor`]
 /// for weight files that contradict themselves or the configuration, [`Error::Missing`] for weights that are not there.
 pub fn open(path: &Path) -> Result<Model, Error> {
     let kind = fs::metadata(path).map_err(|error| match error.kind() {
@@ -61,6 +65,9 @@ pub fn open(path: &Path) -> Result<Model, Error> {
         _ => Error::io(path, error),
     })?;
     if !kind.is_dir() {
+        if is_gguf(path, &kind)? {
+            return open_gguf(path);
+        }
         return Err(Error::path(path, instead_of_file(path)));
     }
     let json = path.join(CONFIG);
@@ -70,11 +77,55 @@ pub fn open(path: &Path) -> Result<Model, Error> {
     } else if is_file(&toml) {
         open_native(path, &toml)
     } else {
-        Err(Error::path(
-            path,
-            format!("no {CONFIG} (and no {NATIVE}) in this directory, so it is not a model directory"),
-        ))
+        open_gguf(&path.join(only_gguf(path)?))
     }
+}
+
+/// The name of a directory's one GGUF model: that of its first part, where it has several.
+fn only_gguf(directory: &Path) -> Result<String, Error> {
+    const LISTED: usize = 5;
+    let entries = fs::read_dir(directory).map_err(|error| Error::io(directory, error))?;
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let models: BTreeSet<String> = names.filter(|name| name.ends_with(".gguf")).map(gguf::first_part).collect();
+    match models.len() {
+        1 => Ok(models.into_iter().next().unwrap_or_default()),
+        0 => Err(Error::path(
+            directory,
+            format!(
+                "no {CONFIG} (and no {NATIVE}, and no GGUF file) in this directory, so it is not a model directory"
+            ),
+        )),
+        count => {
+            let mut listed: Vec<String> = models.iter().take(LISTED).map(|name| printable(name)).collect();
+            if count > LISTED {
+                listed.push("…".to_owned());
+            }
+            Err(Error::path(directory, format!("{count} GGUF models, give one of them: {}", listed.join(", "))))
+        }
+    }
+}
+
+/// Whether a file is a GGUF file, by its first bytes, or claims to be one.
+fn is_gguf(path: &Path, kind: &fs::Metadata) -> Result<bool, Error> {
+    if !kind.is_file() {
+        return Ok(false);
+    }
+    let mut start = Vec::new();
+    open_file(path)?.take(4).read_to_end(&mut start).map_err(|error| Error::io(path, error))?;
+    let named = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    Ok(named || gguf::is_ours(&start))
+}
+
+fn open_gguf(path: &Path) -> Result<Model, Error> {
+    let paths = gguf::parts(path)?;
+    let mut parts = Vec::new();
+    for part in &paths {
+        if !is_file(part) {
+            return Err(gguf::missing(part, paths.len(), path));
+        }
+        parts.push(gguf::Part { file: show(part), bytes: map(part)? });
+    }
+    gguf::read(&parts)
 }
 
 fn open_json(directory: &Path, path: &Path) -> Result<Model, Error> {
@@ -92,7 +143,7 @@ fn open_json(directory: &Path, path: &Path) -> Result<Model, Error> {
         None => GenerationConfig::read(&reader)?,
     };
     let family = family.model_type.to_owned();
-    Ok(Model { config: mapping.config, family, weights, generation, unused, dtype, parameters })
+    Ok(Model { config: mapping.config, family, weights, generation, vocabulary: None, unused, dtype, parameters })
 }
 
 fn open_native(directory: &Path, path: &Path) -> Result<Model, Error> {
@@ -103,7 +154,8 @@ fn open_native(directory: &Path, path: &Path) -> Result<Model, Error> {
     let mapping = Mapping { rows: Vec::new(), prefix: "", silent: Vec::new(), config };
     let Filled { weights, unused, dtype, parameters } = fill(&mapping, &tensors, &show(directory), NATIVE)?;
     let generation = read_generation(directory)?.unwrap_or_default();
-    Ok(Model { config: mapping.config, family: "consort".to_owned(), weights, generation, unused, dtype, parameters })
+    let family = "consort".to_owned();
+    Ok(Model { config: mapping.config, family, weights, generation, vocabulary: None, unused, dtype, parameters })
 }
 
 /// The core's own checks, in the name of the file that the values come from.
@@ -171,7 +223,7 @@ fn open_tensors(directory: &Path) -> Result<Tensors, Error> {
     let single = directory.join(WEIGHTS);
     let index = directory.join(INDEX);
     if is_file(&single) {
-        Ok(Tensors { by_name: open_weights(&single)?.into_iter().collect(), unlisted: Vec::new() })
+        Ok(Tensors { by_name: open_weights(&single)?.into_iter().collect(), ..Tensors::default() })
     } else if is_file(&index) {
         open_shards(directory, &index)
     } else if let Some(pickle) = pickle(directory) {
@@ -182,18 +234,18 @@ fn open_tensors(directory: &Path) -> Result<Tensors, Error> {
 }
 
 fn open_weights(path: &Path) -> Result<Vec<(String, Tensor)>, Error> {
+    tensors_of(show(path), map(path)?)
+}
+
+fn map(path: &Path) -> Result<Arc<dyn ByteSource>, Error> {
     let file = open_file(path)?;
     if file.metadata().map_err(|error| Error::io(path, error))?.len() == 0 {
         return Err(Error::malformed(&show(path), "the file is empty"));
     }
-    let map = MappedFile::new(&file).map_err(|error| Error::io(path, error))?;
-    tensors_of(show(path), Arc::new(map))
+    Ok(Arc::new(MappedFile::new(&file).map_err(|error| Error::io(path, error))?))
 }
 
-pub(crate) fn tensors_of(
-    file: String,
-    bytes: Arc<dyn consort_core::ByteSource>,
-) -> Result<Vec<(String, Tensor)>, Error> {
+pub(crate) fn tensors_of(file: String, bytes: Arc<dyn ByteSource>) -> Result<Vec<(String, Tensor)>, Error> {
     let entries = safetensors::read(bytes.bytes()).map_err(|problem| match problem.tensor {
         Some(tensor) => Error::tensor(&file, &tensor, problem.what),
         None => Error::malformed(&file, problem.what),
@@ -248,7 +300,7 @@ fn open_shards(directory: &Path, index: &Path) -> Result<Tensors, Error> {
         }
     }
     // Listed for another shard as well: then that one counts.
-    let Tensors { by_name, unlisted } = &mut tensors;
+    let Tensors { by_name, unlisted, .. } = &mut tensors;
     unlisted.retain(|name| !by_name.contains_key(name));
     Ok(tensors)
 }
@@ -267,19 +319,14 @@ fn pickle(directory: &Path) -> Option<&'static str> {
 fn instead_of_file(path: &Path) -> String {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase();
     match extension.as_str() {
-        "gguf" => {
-            "GGUF files come in a later version of Consort: use the model's Hugging Face directory (config.json and \
-             model.safetensors) for now"
-        }
-        "bin" | "pt" | "pth" | "ckpt" => return CONVERT.to_owned(),
+        "bin" | "pt" | "pth" | "ckpt" => CONVERT.to_owned(),
         "safetensors" | "json" | "toml" => {
             let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             let directory = directory.map_or(".".to_owned(), show);
-            return format!("a file of a model: give its directory instead, '{directory}'");
+            format!("a file of a model: give its directory instead, '{directory}'")
         }
-        _ => "not a directory; a model is a directory with config.json and model.safetensors",
+        _ => "not a model: give a directory with config.json and model.safetensors, or a GGUF file".to_owned(),
     }
-    .to_owned()
 }
 
 fn not_found(path: &Path) -> Error {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use consort_core::TransformerConfig;
 
 use crate::{
-    directory::{check, native_config, parse_json, read_index, tensors_of},
+    directory::{Model, check, native_config, parse_json, read_index, tensors_of},
     error::Error,
     families,
     generation::GenerationConfig,
+    gguf,
     json::Reader,
     weights::{Tensors, fill},
 };
@@ -16,6 +17,11 @@ use crate::{
 /// Reads a safetensors file; returns how many tensors it has.
 pub fn safetensors(bytes: &[u8]) -> Result<usize, Error> {
     tensors_of("fuzz.safetensors".to_owned(), Arc::new(bytes.to_vec())).map(|tensors| tensors.len())
+}
+
+/// Reads a GGUF file whole.
+pub fn gguf(bytes: &[u8]) -> Result<Model, Error> {
+    gguf::read(&[gguf::Part { file: "fuzz.gguf".to_owned(), bytes: Arc::new(bytes.to_vec()) }])
 }
 
 /// Reads an index of shards; returns how many there are.

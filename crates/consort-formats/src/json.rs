@@ -15,6 +15,8 @@ pub(crate) struct Reader<'a> {
     file: &'a str,
     parent: &'a str,
     object: &'a Map<String, Value>,
+    /// Dotted keys and what the file calls them, where the object was made from a file of another kind.
+    names: &'a [(&'static str, String)],
 }
 
 impl<'a> Reader<'a> {
@@ -24,15 +26,22 @@ impl<'a> Reader<'a> {
     /// When it holds anything but an object.
     pub(crate) fn new(file: &'a str, value: &'a Value) -> Result<Self, Error> {
         match value {
-            Value::Object(object) => Ok(Self { file, parent: "", object }),
+            Value::Object(object) => Ok(Self { file, parent: "", object, names: &[] }),
             other => Err(Error::malformed(file, format!("expected a JSON object, found {}", found(other)))),
         }
+    }
+
+    /// The same, with messages that call keys as the file does that they were made from.
+    pub(crate) fn named(self, names: &'a [(&'static str, String)]) -> Self {
+        Self { names, ..self }
     }
 
     /// An error about `key`.
     pub(crate) fn error(&self, key: &str, what: impl Into<String>) -> Error {
         let dot = if self.parent.is_empty() { "" } else { "." };
-        Error::config(self.file, format!("{}{dot}{key}", self.parent), what)
+        let dotted = format!("{}{dot}{key}", self.parent);
+        let name = self.names.iter().find(|(known, _)| *known == dotted).map(|(_, name)| name.clone());
+        Error::config(self.file, name.unwrap_or(dotted), what)
     }
 
     /// The value of `key`; `None` when it is left out, `Some(Value::Null)` when it says null.
@@ -57,7 +66,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn object(&self, key: &'a str) -> Result<Option<Reader<'a>>, Error> {
         match self.get(key) {
             None | Some(Value::Null) => Ok(None),
-            Some(Value::Object(object)) => Ok(Some(Reader { file: self.file, parent: key, object })),
+            Some(Value::Object(object)) => Ok(Some(Reader { parent: key, object, ..*self })),
             Some(other) => self.wrong(key, "an object", other),
         }
     }

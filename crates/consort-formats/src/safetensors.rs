@@ -6,10 +6,11 @@
 
 use std::{collections::HashSet, fmt, ops::Range};
 
+use consort_core::WeightDType;
 use safetensors::{Dtype, SafeTensors, tensor::TensorInfo};
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use crate::error::printable;
+use crate::{error::printable, weights::ElementType};
 
 /// Bytes of the length in front of the header.
 const LENGTH: usize = 8;
@@ -20,7 +21,7 @@ const MAX_HEADER: u64 = 100_000_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) name: String,
-    pub(crate) dtype: Dtype,
+    pub(crate) dtype: ElementType,
     pub(crate) shape: Vec<usize>,
     /// In the file, from its first byte.
     pub(crate) bytes: Range<usize>,
@@ -112,9 +113,21 @@ pub(crate) fn read(file: &[u8]) -> Result<Vec<Entry>, Problem> {
 
     let place = |(name, info): (String, TensorInfo)| {
         let (begin, end) = info.data_offsets;
-        Entry { name, dtype: info.dtype, shape: info.shape, bytes: start + begin..start + end }
+        Entry { name, dtype: element_type(info.dtype), shape: info.shape, bytes: start + begin..start + end }
     };
     Ok(tensors.into_iter().map(place).collect())
+}
+
+fn element_type(dtype: Dtype) -> ElementType {
+    ElementType::Weight(match dtype {
+        Dtype::F64 => WeightDType::F64,
+        Dtype::F32 => WeightDType::F32,
+        Dtype::F16 => WeightDType::F16,
+        Dtype::BF16 => WeightDType::BF16,
+        other => {
+            return ElementType::Other { name: format!("{other:?}"), expected: "F32, F16, BF16 or F64" };
+        }
+    })
 }
 
 fn byte_count(info: &TensorInfo) -> Option<usize> {

@@ -11,10 +11,10 @@ use std::{
 };
 
 use consort_core::{ByteSource, StoredTensor, TransformerConfig, WeightDType};
-use safetensors::Dtype;
 
 use crate::{
     error::Error,
+    gguf::names,
     safetensors::{Entry, Short},
 };
 
@@ -25,18 +25,65 @@ pub(crate) struct Source {
     pub(crate) bytes: Arc<dyn ByteSource>,
 }
 
+/// Type of a file's elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ElementType {
+    /// One that weights are read in.
+    Weight(WeightDType),
+    /// Any other.
+    Other {
+        /// What the format calls it.
+        name: String,
+        /// What could be read, for the message.
+        expected: &'static str,
+    },
+}
+
+/// How the elements of a file stand to the shape that a family's table expects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// As the shape says.
+    #[default]
+    Plain,
+    /// The file keeps the transposed matrix; the shape is that of the matrix itself.
+    Transposed,
+    /// The outputs of each of `heads` heads alternate between the head's first and second half: place `2r + e` of the file
+    /// is place `e·C/2 + r` of the head.
+    Interleaved {
+        /// How many heads there are along the outputs.
+        heads: usize,
+    },
+}
+
 /// One tensor of a file.
 pub(crate) struct Tensor {
     pub(crate) source: Arc<Source>,
-    pub(crate) dtype: Dtype,
+    /// Its name in the file, where that is not the one that it is found by.
+    pub(crate) name: Option<String>,
+    pub(crate) dtype: ElementType,
     pub(crate) shape: Vec<usize>,
     pub(crate) range: Range<usize>,
+    pub(crate) order: Order,
 }
 
 impl Tensor {
     pub(crate) fn new(source: &Arc<Source>, entry: Entry) -> (String, Self) {
         let Entry { name, dtype, shape, bytes } = entry;
-        (name, Self { source: Arc::clone(source), dtype, shape, range: bytes })
+        (name, Self { source: Arc::clone(source), name: None, dtype, shape, range: bytes, order: Order::Plain })
+    }
+
+    /// The whole tensor as the family's table sees it, `[rows, columns]` or a vector `[1, columns]`.
+    fn view(&self, name: &str, dtype: WeightDType, shape: [usize; 2]) -> Result<StoredTensor, consort_core::Error> {
+        let [rows, columns] = shape;
+        let whole = |shape| StoredTensor::new(name, Arc::clone(&self.source.bytes), self.range.start, dtype, shape);
+        match self.order {
+            Order::Plain => whole(shape),
+            Order::Transposed => whole([columns, rows]).map(StoredTensor::transposed),
+            Order::Interleaved { heads } if rows == 1 => {
+                Ok(whole(shape)?.transposed().reordered(&halves(columns, heads))?.transposed())
+            }
+            Order::Interleaved { heads } => whole(shape)?.reordered(&halves(rows, heads)),
+        }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -52,8 +99,10 @@ impl Tensor {
 #[derive(Default)]
 pub(crate) struct Tensors {
     pub(crate) by_name: BTreeMap<String, Tensor>,
-    /// In a shard, but not in the index that lists the shards.
+    /// In a shard, but not in the index that lists the shards; in a GGUF file, but not in the architecture's table.
     pub(crate) unlisted: Vec<String>,
+    /// The tables by which tensors of a GGUF file got the names that they are found by.
+    pub(crate) tables: &'static [&'static [names::Name]],
 }
 
 impl Tensors {
@@ -71,17 +120,26 @@ impl Tensors {
         let source = Arc::new(Source { file: "model.safetensors".to_owned(), bytes: Arc::new(Vec::new()) });
         let entry = |(at, name): (usize, &&str)| Entry {
             name: (*name).to_owned(),
-            dtype: Dtype::F32,
+            dtype: ElementType::Weight(WeightDType::F32),
             shape: vec![0, at],
             bytes: 0..0,
         };
         let tensors = names.iter().enumerate().map(|named| Tensor::new(&source, entry(named)));
-        Self { by_name: tensors.collect(), unlisted: Vec::new() }
+        Self { by_name: tensors.collect(), ..Self::default() }
+    }
+
+    /// What the file calls, or would call, the tensor that is found by `name`.
+    fn in_file(&self, name: &str) -> String {
+        let known = self.by_name.get(name).and_then(|tensor| tensor.name.clone());
+        known.or_else(|| names::to_file(self.tables, name)).unwrap_or_else(|| name.to_owned())
     }
 
     /// Whether two stored tensors are the same values; reads both.
     pub(crate) fn same(&self, one: &Tensor, other: &Tensor) -> bool {
-        let same = one.dtype == other.dtype && one.shape == other.shape && one.bytes() == other.bytes();
+        let same = one.dtype == other.dtype
+            && one.shape == other.shape
+            && one.order == other.order
+            && one.bytes() == other.bytes();
         for tensor in [one, other] {
             tensor.source.bytes.release(tensor.range.clone());
         }
@@ -209,7 +267,7 @@ pub(crate) fn fill(
             None => vec![slot.name.clone()], // the native form
         };
         let Some((name, tensor)) = names.iter().find_map(|name| tensors.find(mapping.prefix, name)) else {
-            missing.push(names.into_iter().next().unwrap_or(slot.name));
+            missing.push(tensors.in_file(&names.into_iter().next().unwrap_or(slot.name)));
             continue;
         };
         let layout = row.map_or(Layout::Plain, |row| row.layout);
@@ -227,11 +285,13 @@ pub(crate) fn fill(
         silent.contains(&every_number(bare))
     };
     let left = tensors.by_name.keys().map(String::as_str).filter(|name| !used.contains(name) && !known(name));
-    let unused = left.map(str::to_owned).chain(tensors.unlisted.iter().cloned()).collect();
+    let unused = left.map(|name| tensors.in_file(name)).chain(tensors.unlisted.iter().cloned()).collect();
 
     let mut sizes: BTreeMap<&str, u64> = BTreeMap::new();
     for tensor in used.iter().filter_map(|name| tensors.by_name.get(*name)) {
-        *sizes.entry(type_name(tensor.dtype)).or_default() += tensor.elements();
+        if let ElementType::Weight(dtype) = tensor.dtype {
+            *sizes.entry(dtype.name()).or_default() += tensor.elements();
+        }
     }
     let mut types: Vec<(&str, u64)> = sizes.into_iter().collect();
     types.sort_by_key(|&(_, elements)| std::cmp::Reverse(elements));
@@ -244,13 +304,11 @@ pub(crate) fn fill(
 }
 
 fn stored(name: &str, tensor: &Tensor, layout: Layout, slot: [usize; 2]) -> Result<StoredTensor, Error> {
+    let name = tensor.name.as_deref().unwrap_or(name);
     let error = |what: String| Error::tensor(&tensor.source.file, name, what);
-    let dtype = match tensor.dtype {
-        Dtype::F64 => WeightDType::F64,
-        Dtype::F32 => WeightDType::F32,
-        Dtype::F16 => WeightDType::F16,
-        Dtype::BF16 => WeightDType::BF16,
-        other => return Err(error(format!("expected F32, F16, BF16 or F64, found {other:?}"))),
+    let dtype = match &tensor.dtype {
+        ElementType::Weight(dtype) => *dtype,
+        ElementType::Other { name, expected } => return Err(error(format!("expected {expected}, found {name}"))),
     };
     let [outputs, inputs] = slot;
     let vector = outputs == 1;
@@ -273,7 +331,7 @@ fn stored(name: &str, tensor: &Tensor, layout: Layout, slot: [usize; 2]) -> Resu
             Short(&tensor.shape)
         )));
     }
-    let whole = StoredTensor::new(name, Arc::clone(&tensor.source.bytes), tensor.range.start, dtype, file);
+    let whole = tensor.view(name, dtype, file);
     let part = match layout {
         Layout::Plain => whole,
         Layout::Transposed => whole.map(StoredTensor::transposed),
@@ -285,6 +343,21 @@ fn stored(name: &str, tensor: &Tensor, layout: Layout, slot: [usize; 2]) -> Resu
         }
     };
     part.map_err(|problem| error(problem.to_string()))
+}
+
+/// Where the outputs of heads in halves stand in a file that interleaves them; what is no whole pair stays.
+fn halves(outputs: usize, heads: usize) -> Vec<usize> {
+    let width = outputs / heads.max(1);
+    let half = width / 2;
+    let mut order: Vec<usize> = (0..outputs).collect();
+    for head in 0..if half == 0 { 0 } else { heads } {
+        for place in 0..2 * half {
+            if let Some(stands) = order.get_mut(head * width + place) {
+                *stands = head * width + 2 * (place % half) + place / half;
+            }
+        }
+    }
+    order
 }
 
 /// A slot's name with its layer as `*`, and the layer.
@@ -301,14 +374,4 @@ fn every_number(name: &str) -> String {
     let general =
         |part: &str| if !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) { "*" } else { part }.to_owned();
     name.split('.').map(general).collect::<Vec<String>>().join(".")
-}
-
-fn type_name(dtype: Dtype) -> &'static str {
-    match dtype {
-        Dtype::F64 => "f64",
-        Dtype::F32 => "f32",
-        Dtype::F16 => "f16",
-        Dtype::BF16 => "bf16",
-        _ => "other",
-    }
 }

@@ -371,8 +371,8 @@ fn paths_that_are_no_model() {
     has(&refused(&pickled.path().join("pytorch_model.bin")), &["convert"]);
     has(&refused(&pickled.path().join("config.json")), &["give its directory instead"]);
     let gguf = directory(&[("x.gguf", b"GGUF"), ("x.txt", b"")]);
-    has(&refused(&gguf.path().join("x.gguf")), &["later version", "Hugging Face directory"]);
-    has(&refused(&gguf.path().join("x.txt")), &["not a directory"]);
+    has(&refused(&gguf.path().join("x.gguf")), &["x.gguf: truncated"]);
+    has(&refused(&gguf.path().join("x.txt")), &["not a model", "GGUF"]);
     has(&refused(&gguf.path().join("x.txt/deeper")), &["no such file or directory"]);
     for (config, says) in [(&b"{"[..], "not valid JSON"), (b"\xff", "not UTF-8"), (b"[]", "expected a JSON object")] {
         has(&refused(directory(&[("config.json", config)]).path()), &["config.json", says]);

@@ -9,6 +9,7 @@ use std::{
     process::ExitCode,
 };
 
+use consort_core::WeightDType;
 use consort_formats::{Model, open};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -21,6 +22,9 @@ fn main() -> ExitCode {
         on(data.join("gpt2-smiles-0.2m"), "gpt2_smiles", gpt2_smiles),
         on(data.join("bart-g2p-us"), "bart_g2p", bart_g2p),
         on(data.join("tinystories-656k"), "files_of_a_model", files_of_a_model),
+        on(data.join("tinystories-656k"), "tinystories_f16_gguf", tinystories_f16_gguf),
+        on(data.join("tinystories-656k"), "tinystories_q8_0_gguf", tinystories_q8_0_gguf),
+        on(data.join("stories260k"), "stories260k_gguf_v1", stories260k_gguf_v1),
     ];
     let golden = repository.join("tests/golden");
     let mut cases: Vec<PathBuf> = fs::read_dir(&golden)
@@ -112,11 +116,9 @@ fn bart_g2p(path: &Path) -> Result<(), Failed> {
 }
 
 fn files_of_a_model(path: &Path) -> Result<(), Failed> {
-    for (file, says) in [
-        ("config.json", "give its directory instead"),
-        ("model.safetensors", "give its directory instead"),
-        ("TinyStories-656K.f16.gguf", "GGUF"),
-    ] {
+    for (file, says) in
+        [("config.json", "give its directory instead"), ("model.safetensors", "give its directory instead")]
+    {
         let path = path.join(file);
         if path.is_file() {
             let error = open(&path).err().ok_or("a file opened")?.to_string();
@@ -124,6 +126,68 @@ fn files_of_a_model(path: &Path) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// Every weight of the GGUF file against that of the safetensors file: `near(from the GGUF file, block, stored)`, for each
+/// block of 32 values, or all where a row has no whole ones.
+fn agree(path: &Path, file: &str, near: fn(&str, &[f64], &[f64]) -> bool) -> Result<Model, Failed> {
+    let (directory, model) = (open(path)?, open(&path.join(file))?);
+    filled(&model)?;
+    check(model.config == directory.config, format!("{:#?}\nis not {:#?}", model.config, directory.config))?;
+    check(model.parameters == 656_000 && model.unused.is_empty(), format!("unused: {:?}", model.unused))?;
+    for slot in model.config.slots() {
+        let name = slot.name;
+        let [one, other] = [&model, &directory].map(|model| model.weights.get(&name));
+        let (one, other) = one.zip(other).ok_or("no weight")?;
+        for row in 0..slot.shape[0] {
+            let [one, other]: [Vec<f64>; 2] = [one.row(row).collect(), other.row(row).collect()];
+            let same = one.chunks(32).zip(other.chunks(32)).all(|(one, other)| near(&name, one, other));
+            check(same, format!("{name}, row {row}: {one:?}\nagainst {other:?}"))?;
+        }
+    }
+    Ok(model)
+}
+
+fn tinystories_f16_gguf(path: &Path) -> Result<(), Failed> {
+    let model = agree(path, "TinyStories-656K.f16.gguf", |name, one, other| {
+        let mut rounded = other.to_vec();
+        if !name.contains("norm") {
+            WeightDType::F16.round(&mut rounded);
+        }
+        one == rounded
+    })?;
+    check(model.dtype == "f16 + f32" && model.family == "llama", format!("{} {}", model.dtype, model.family))?;
+    check(
+        model.weights.get("decoder.0.attention.key.weight").is_some_and(|key| key.name() == "blk.0.attn_k.weight"),
+        "name",
+    )?;
+    check(model.generation.eos_token_ids == [2] && model.generation.bos_token_id == Some(1), "special tokens")?;
+    let vocabulary = model.vocabulary.ok_or("no vocabulary")?;
+    check(vocabulary.model == "llama" && vocabulary.tokens.len() == 2048, "tokens")?;
+    check(vocabulary.scores.len() == 2048 && vocabulary.kinds.first() == Some(&3), "scores and kinds")?;
+    check(vocabulary.add_bos == Some(true) && vocabulary.unk == Some(0), "settings")
+}
+
+/// A block's codes are at most half a step away, and its step, kept in f16, at most half a unit in its last place.
+fn tinystories_q8_0_gguf(path: &Path) -> Result<(), Failed> {
+    let model = agree(path, "tinystories-656k-q8_0.gguf", |name, one, other| {
+        let largest = other.iter().fold(0.0, |largest: f64, value| largest.max(value.abs()));
+        let bound = largest / 127.0 * 0.5 + largest / 2048.0;
+        if name.contains("norm") { one == other } else { one.iter().zip(other).all(|(a, b)| (a - b).abs() <= bound) }
+    })?;
+    check(model.dtype == "q8_0 + f32", model.dtype)
+}
+
+/// Version 1, with counts of 32 bits; its tokens are as many as its embedding has rows.
+fn stories260k_gguf_v1(path: &Path) -> Result<(), Failed> {
+    let model = open(&path.join("tinyllamas-stories-260k-f32.gguf"))?;
+    filled(&model)?;
+    check(model.dtype == "f32" && model.unused.is_empty(), format!("{} {:?}", model.dtype, model.unused))?;
+    let stack = model.config.decoder.as_ref().ok_or("no decoder")?;
+    check((stack.layers, stack.attention.heads, stack.attention.key_value_heads) == (5, 8, 4), "sizes")?;
+    check((model.config.width, stack.feed_forward.width, stack.vocabulary) == (64, 172, 512), "sizes")?;
+    let vocabulary = model.vocabulary.ok_or("no vocabulary")?;
+    check(vocabulary.tokens.get(4).is_some_and(|token| token == "<0x01>"), "tokens")
 }
 
 /// `case.json` lists what a golden model has too much; `config.v4.json` is what version 4 of the reference would say.

@@ -1,0 +1,39 @@
+//! Gemma 2: norms on both sides, kept with the 1 that a directory leaves out.
+
+use super::{Absent, Architecture, Constant, Key, ROTARY_DECODER, USUAL, count, llama::HALVES, number};
+use crate::gguf::names::{Name, same};
+
+pub(super) const GEMMA2: Architecture = Architecture {
+    name: "gemma2",
+    model_type: "gemma2",
+    keys: &[ROTARY_DECODER, KEYS],
+    constants: &[("hidden_activation", Constant::Text("gelu_pytorch_tanh"))],
+    switches: &[],
+    only: USUAL,
+    rotary: true,
+    norms_plus_one: true,
+    tensors: &[HALVES, TENSORS],
+};
+
+const KEYS: &[Key] = &[
+    count(".attention.sliding_window", "sliding_window", Absent::Left),
+    number(".attn_logit_softcapping", "attn_logit_softcapping", Absent::Left),
+    number(".final_logit_softcapping", "final_logit_softcapping", Absent::Left),
+];
+
+const TENSORS: &[Name] = &[
+    same("token_embd.weight", "model.embed_tokens.weight"),
+    same("output_norm.weight", "model.norm.weight"),
+    same("output.weight", "lm_head.weight"),
+    same("blk.*.attn_norm.weight", "model.layers.*.input_layernorm.weight"),
+    same("blk.*.attn_v.weight", "model.layers.*.self_attn.v_proj.weight"),
+    same("blk.*.attn_v.bias", "model.layers.*.self_attn.v_proj.bias"),
+    same("blk.*.attn_output.weight", "model.layers.*.self_attn.o_proj.weight"),
+    same("blk.*.attn_output.bias", "model.layers.*.self_attn.o_proj.bias"),
+    same("blk.*.post_attention_norm.weight", "model.layers.*.post_attention_layernorm.weight"),
+    same("blk.*.ffn_norm.weight", "model.layers.*.pre_feedforward_layernorm.weight"),
+    same("blk.*.ffn_gate.weight", "model.layers.*.mlp.gate_proj.weight"),
+    same("blk.*.ffn_up.weight", "model.layers.*.mlp.up_proj.weight"),
+    same("blk.*.ffn_down.weight", "model.layers.*.mlp.down_proj.weight"),
+    same("blk.*.post_ffw_norm.weight", "model.layers.*.post_feedforward_layernorm.weight"),
+];

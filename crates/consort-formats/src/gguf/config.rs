@@ -1,0 +1,301 @@
+//! Metadata to the `config.json` that says the same, by the tables of an architecture.
+
+use consort_core::{StoredTensor, WeightDType};
+use serde_json::{Map, Value};
+
+use super::{
+    architectures::{Absent, Architecture, Key, Kind, Only},
+    llama3,
+    metadata::Metadata,
+    vocabulary::token,
+};
+use crate::error::{Error, printable};
+
+/// A configuration, and what the file calls the keys that it was made from.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) value: Value,
+    pub(crate) names: Vec<(&'static str, String)>,
+}
+
+impl Config {
+    /// A count that was put at `json` before.
+    pub(crate) fn count(&self, json: &str) -> Option<usize> {
+        self.value.get(json).and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok())
+    }
+
+    fn set(&mut self, json: &'static str, key: String, value: Value) {
+        let (outer, inner) = json.split_once('.').map_or((json, None), |(outer, inner)| (outer, Some(inner)));
+        if let Value::Object(object) = &mut self.value {
+            match inner {
+                None => {
+                    object.insert(outer.to_owned(), value);
+                }
+                Some(inner) => {
+                    let nested = object.entry(outer).or_insert_with(|| Value::Object(Map::new()));
+                    if let Value::Object(nested) = nested {
+                        nested.insert(inner.to_owned(), value);
+                    }
+                }
+            }
+        }
+        self.names.push((json, key));
+    }
+}
+
+/// The configuration of a file with `rows` rows in its embedding.
+///
+/// # Errors
+/// For a key that is missing, of the wrong kind, or that means a transformer that the family is not.
+pub(crate) fn build(
+    architecture: &'static Architecture,
+    metadata: &Metadata<'_>,
+    rows: usize,
+    has: &dyn Fn(&str) -> bool,
+    frequencies: Option<&StoredTensor>,
+) -> Result<Config, Error> {
+    let mut config = Config { value: Value::Object(Map::new()), names: Vec::new() };
+    for (key, only) in architecture.only {
+        check_only(metadata, &full(architecture, key), *only)?;
+    }
+    config.set("model_type", "general.architecture".to_owned(), Value::from(architecture.model_type));
+    // What is stored decides: a head of its own is used, and none means the embedding.
+    config.set("tie_word_embeddings", "output.weight".to_owned(), Value::from(true));
+    for (json, constant) in architecture.constants {
+        config.set(json, "general.architecture".to_owned(), constant.value());
+    }
+    for switch in architecture.switches {
+        let constant = if has(switch.tensor) { switch.present } else { switch.absent };
+        config.set(switch.json, switch.tensor.to_owned(), constant.value());
+    }
+    for key in architecture.keys.iter().copied().flatten() {
+        set_key(architecture, metadata, &mut config, key)?;
+    }
+    vocabulary_size(architecture, metadata, &mut config, rows)?;
+    lengths(architecture, metadata, &config)?;
+    if architecture.rotary {
+        rotary(architecture, metadata, &mut config, frequencies)?;
+    }
+    if architecture.name == "gemma2" {
+        gemma2_scale(&mut config);
+    }
+    tokens(architecture, metadata, &mut config, rows)?;
+    Ok(config)
+}
+
+fn full(architecture: &Architecture, key: &str) -> String {
+    if key.starts_with('.') { format!("{}{key}", architecture.name) } else { key.to_owned() }
+}
+
+fn check_only(metadata: &Metadata<'_>, key: &str, only: Only) -> Result<(), Error> {
+    let wrong =
+        |found: String, only: String| Err(metadata.error(key, format!("{found} is not supported, only {only} is")));
+    match only {
+        Only::Count(only) => match metadata.count(key)? {
+            Some(found) if found != only => wrong(found.to_string(), only.to_string()),
+            _ => Ok(()),
+        },
+        Only::Number(only) => match metadata.number(key)? {
+            Some(found) if found != only => wrong(found.to_string(), only.to_string()),
+            _ => Ok(()),
+        },
+        Only::Flag(only) => match metadata.flag(key)? {
+            Some(found) if found != only => wrong(found.to_string(), only.to_string()),
+            _ => Ok(()),
+        },
+    }
+}
+
+fn set_key(architecture: &Architecture, metadata: &Metadata<'_>, config: &mut Config, key: &Key) -> Result<(), Error> {
+    let name = full(architecture, key.gguf);
+    let value = match key.kind {
+        Kind::Count => metadata.count(&name)?.map(Value::from),
+        Kind::Number => metadata.number(&name)?.map(Value::from),
+    };
+    let value = match (value, key.absent) {
+        (Some(value), _) => value,
+        (None, Absent::Refused) => {
+            return Err(metadata.error(&name, format!("missing, and '{}' needs it", architecture.name)));
+        }
+        (None, Absent::Left) => return Ok(()),
+        (None, Absent::Null) => Value::Null,
+        (None, Absent::As(other)) => config.value.get(other).cloned().unwrap_or_default(),
+    };
+    config.set(key.json, name, value);
+    Ok(())
+}
+
+/// The number of tokens is the embedding's; a key that says otherwise is wrong.
+fn vocabulary_size(
+    architecture: &Architecture,
+    metadata: &Metadata<'_>,
+    config: &mut Config,
+    rows: usize,
+) -> Result<(), Error> {
+    let key = full(architecture, ".vocab_size");
+    match metadata.count(&key)? {
+        Some(size) if size != rows as u64 => {
+            Err(metadata.error(&key, format!("{size} tokens, where token_embd.weight has {rows} rows")))
+        }
+        _ => {
+            config.set("vocab_size", key, Value::from(rows));
+            Ok(())
+        }
+    }
+}
+
+/// Keys and values are equally wide in every family here.
+fn lengths(architecture: &Architecture, metadata: &Metadata<'_>, config: &Config) -> Result<(), Error> {
+    let (key, value) = (full(architecture, ".attention.key_length"), full(architecture, ".attention.value_length"));
+    let keys = match metadata.count(&key)? {
+        Some(keys) => Some(keys),
+        None => head_width(config).map(|width| width as u64),
+    };
+    match (keys, metadata.count(&value)?) {
+        (Some(keys), Some(values)) if keys != values => {
+            Err(metadata.error(&value, format!("{values}, where keys have {keys}: the two must be equal")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// C, where the configuration says it or D and H do.
+fn head_width(config: &Config) -> Option<usize> {
+    let given = config.count("head_dim").or_else(|| config.count("d_kv"));
+    let of = |width: &str, heads: &str| config.count(width)?.checked_div(config.count(heads)?);
+    given.or_else(|| of("hidden_size", "num_attention_heads")).or_else(|| of("n_embd", "n_head"))
+}
+
+/// Rotary positions: whole heads, and the stretch of the context.
+fn rotary(
+    architecture: &Architecture,
+    metadata: &Metadata<'_>,
+    config: &mut Config,
+    frequencies: Option<&StoredTensor>,
+) -> Result<(), Error> {
+    let dimensions = full(architecture, ".rope.dimension_count");
+    if let (Some(rotated), Some(width)) = (metadata.count(&dimensions)?, head_width(config))
+        && rotated != width as u64
+    {
+        let what = format!("{rotated} of a head's {width} components, where '{}' rotates all", architecture.name);
+        return Err(metadata.error(&dimensions, what));
+    }
+    let kind = full(architecture, ".rope.scaling.type");
+    let factor = full(architecture, ".rope.scaling.factor");
+    let old_factor = full(architecture, ".rope.scale_linear"); // before there were types
+    match metadata.text(&kind)? {
+        None => {
+            let key = if metadata.has(&factor) { factor } else { old_factor };
+            if let Some(stretch) = metadata.number(&key)?.filter(|&stretch| stretch != 0.0 && stretch != 1.0) {
+                config.set("rope_scaling.rope_type", kind, Value::from("linear"));
+                config.set("rope_scaling.factor", key, Value::from(stretch));
+            }
+        }
+        Some("none") => {}
+        Some(known @ ("linear" | "yarn")) => {
+            config.set("rope_scaling.rope_type", kind, Value::from(known));
+            if let Some(stretch) = metadata.number(&factor)? {
+                config.set("rope_scaling.factor", factor, Value::from(stretch));
+            }
+            if known == "yarn" {
+                for key in YARN {
+                    set_key(architecture, metadata, config, key)?;
+                }
+            }
+        }
+        Some(other) => {
+            let what = format!("'{}' is not a scaling that Consort reads: none, linear, yarn", printable(other));
+            return Err(metadata.error(&kind, what));
+        }
+    }
+    match frequencies {
+        Some(frequencies) => scale_frequencies(metadata, config, frequencies),
+        None => Ok(()),
+    }
+}
+
+const YARN: &[Key] = &[
+    Key {
+        gguf: ".rope.scaling.original_context_length",
+        json: "rope_scaling.original_max_position_embeddings",
+        kind: Kind::Count,
+        absent: Absent::Left,
+    },
+    Key {
+        gguf: ".rope.scaling.yarn_beta_fast",
+        json: "rope_scaling.beta_fast",
+        kind: Kind::Number,
+        absent: Absent::Left,
+    },
+    Key {
+        gguf: ".rope.scaling.yarn_beta_slow",
+        json: "rope_scaling.beta_slow",
+        kind: Kind::Number,
+        absent: Absent::Left,
+    },
+];
+
+/// Divisors of frequencies, which stand for Llama 3's scaling.
+fn scale_frequencies(metadata: &Metadata<'_>, config: &mut Config, frequencies: &StoredTensor) -> Result<(), Error> {
+    const TENSOR: &str = "rope_freqs.weight";
+    let error = |what: String| Error::tensor(metadata.file, TENSOR, what);
+    let [rows, count] = frequencies.shape();
+    let expected = head_width(config).map(|width| width / 2);
+    if rows != 1 || Some(count) != expected || frequencies.dtype() != WeightDType::F32 {
+        let expected = expected.unwrap_or_default();
+        return Err(error(format!("expected [{expected}] of F32, found {frequencies:?}")));
+    }
+    let divisors: Vec<f64> = frequencies.row(0).collect();
+    if divisors.iter().all(|&divisor| divisor == 1.0) {
+        return Ok(());
+    }
+    if config.value.get("rope_scaling").is_some() {
+        return Err(error("divisors of frequencies beside another rotary scaling are not supported".to_owned()));
+    }
+    let theta = config.value.get("rope_theta").and_then(Value::as_f64).unwrap_or(10_000.0);
+    let Some(found) = llama3::recover(&divisors, theta) else {
+        return Err(error(
+            "its divisors of frequencies are not those of Llama 3's scaling, the only ones known".to_owned(),
+        ));
+    };
+    for (json, value) in [
+        ("rope_scaling.rope_type", Value::from("llama3")),
+        ("rope_scaling.factor", Value::from(found.factor)),
+        ("rope_scaling.low_freq_factor", Value::from(found.low)),
+        ("rope_scaling.high_freq_factor", Value::from(found.high)),
+        ("rope_scaling.original_max_position_embeddings", Value::from(found.original)),
+    ] {
+        config.set(json, TENSOR.to_owned(), value);
+    }
+    Ok(())
+}
+
+/// The scale of scores, which no key has: the model of 27 billion parameters, known by its 46 layers, takes D/H where the
+/// others take C (llama.cpp, `LLM_TYPE_27B`).
+fn gemma2_scale(config: &mut Config) {
+    let large = config.count("num_hidden_layers") == Some(46);
+    let of_width = || config.count("hidden_size")?.checked_div(config.count("num_attention_heads")?);
+    let scalar = if large { of_width() } else { head_width(config) };
+    if let Some(scalar) = scalar {
+        config.set("query_pre_attn_scalar", "gemma2.attention.key_length".to_owned(), Value::from(scalar));
+    }
+}
+
+/// What generation needs of the special tokens. A turn's end ends a text as well.
+fn tokens(architecture: &Architecture, metadata: &Metadata<'_>, config: &mut Config, rows: usize) -> Result<(), Error> {
+    let key = |name: &str| format!("tokenizer.ggml.{name}_token_id");
+    let mut ends: Vec<u32> = Vec::new();
+    for name in ["eos", "eot", "eom"] {
+        ends.extend(token(metadata, &key(name), rows)?.filter(|id| !ends.contains(id)));
+    }
+    config.set("eos_token_id", key("eos"), Value::from(ends));
+    let start = full(architecture, ".decoder_start_token_id");
+    for (json, key) in
+        [("bos_token_id", key("bos")), ("pad_token_id", key("padding")), ("decoder_start_token_id", start)]
+    {
+        if let Some(id) = token(metadata, &key, rows)? {
+            config.set(json, key, Value::from(id));
+        }
+    }
+    Ok(())
+}
