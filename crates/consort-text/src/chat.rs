@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use minijinja::{Environment, ErrorKind, Value, context, syntax::SyntaxConfig};
 
 use crate::{
-    Error,
+    Embedded, Error,
     load::{invalid, read_json_object},
 };
 
@@ -78,6 +78,23 @@ impl ChatTemplate {
             })
             .collect();
         Ok(Some(Self { file: path.display().to_string(), template, special }))
+    }
+
+    /// The template that a GGUF file carries; `None` when it has none. Messages call the file `name`.
+    pub fn from_embedded(embedded: &Embedded, name: &str) -> Option<Self> {
+        let template = embedded.chat_template.clone()?;
+        let token = |id: Option<u32>| embedded.tokens.get(usize::try_from(id?).ok()?).cloned();
+        let special = [
+            ("bos_token", embedded.bos),
+            ("eos_token", embedded.eos),
+            ("unk_token", embedded.unk),
+            ("sep_token", embedded.sep),
+            ("pad_token", embedded.pad),
+            ("cls_token", embedded.cls),
+            ("mask_token", embedded.mask),
+        ];
+        let special = special.into_iter().filter_map(|(name, id)| Some((name.to_owned(), token(id)?))).collect();
+        Some(Self { file: name.to_owned(), template, special })
     }
 
     /// The conversation as one prompt, ending where the assistant's next message begins. Special tokens are written out:

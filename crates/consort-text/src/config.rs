@@ -22,9 +22,14 @@ pub(crate) enum Role {
     Pad,
     Cls,
     Mask,
+    /// End of a turn; only embedded tokenizers name it.
+    Eot,
+    /// End of a message; only embedded tokenizers name it.
+    Eom,
 }
 
 impl Role {
+    /// Those that a directory names.
     pub(crate) const ALL: [Self; 7] = [Self::Bos, Self::Eos, Self::Unk, Self::Sep, Self::Pad, Self::Cls, Self::Mask];
 
     fn key(self) -> &'static str {
@@ -36,6 +41,8 @@ impl Role {
             Self::Pad => "pad_token",
             Self::Cls => "cls_token",
             Self::Mask => "mask_token",
+            Self::Eot => "eot_token",
+            Self::Eom => "eom_token",
         }
     }
 }

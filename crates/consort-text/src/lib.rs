@@ -1,8 +1,10 @@
-//! Text to token ids and back, for a Hugging Face model directory.
+//! Text to token ids and back, for a Hugging Face model directory or a GGUF file.
 //!
 //! - The `tokenizers` crate does the tokenising; this crate finds the files, checks them, and streams the way back.
 //! - [`Tokenizer::from_directory`] reads `tokenizer.json`, or GPT-2's `vocab.json` and `merges.txt`, or BERT's
 //!   `vocab.txt`. SentencePiece's own files are refused by name.
+//! - [`Tokenizer::from_embedded`] takes what a GGUF file carries. Reading the file is not done here: this crate stands
+//!   alone.
 //! - Nothing is lost in silence: a character without a token is an error where the tokenizer has no unknown token,
 //!   and so is an id without a piece.
 //! - [`Tokenizer::check_against_embedding`] refuses a tokenizer that cannot be the model's.
@@ -18,6 +20,7 @@
 mod chat;
 mod config;
 mod detokenizer;
+mod embedded;
 mod error;
 mod guard;
 mod load;
@@ -27,6 +30,7 @@ mod tokenizer;
 
 pub use chat::{ChatMessage, ChatTemplate};
 pub use detokenizer::Detokenizer;
+pub use embedded::Embedded;
 pub use error::Error;
 #[doc(hidden)]
 pub use guard::guarding;

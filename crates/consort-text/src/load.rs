@@ -254,7 +254,7 @@ fn finish(tokenizer: &mut Tokenizer, config: &Config, path: &Path) -> Result<(),
 }
 
 /// A post-processor that puts one token before and one after a text.
-fn template(
+pub(crate) fn template(
     before: Option<&(String, u32)>,
     after: Option<&(String, u32)>,
     path: &Path,

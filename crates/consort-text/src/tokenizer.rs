@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokenizers::{
-    Decoder, Model, ModelWrapper, NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizer, PreTokenizerWrapper,
-    Tokenizer as Inner,
+    Decoder, Encoding, Model, ModelWrapper, NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizedString,
+    PreTokenizer, PreTokenizerWrapper, Token, Tokenizer as Inner,
 };
 
 use crate::config::{Config, Role};
+use crate::embedded::scored::Scored;
 use crate::guard::guard;
 use crate::stream::{ByteTable, Stream};
 use crate::{Error, load};
@@ -35,6 +36,8 @@ pub struct Tokenizer {
 #[derive(Debug)]
 struct Shared {
     inner: Inner,
+    /// Merges in place of the model, whose pieces it looks up.
+    scored: Option<Scored>,
     /// Added tokens by id: their text, and whether they are special.
     added: HashMap<u32, (String, bool)>,
     roles: HashMap<Role, u32>,
@@ -67,15 +70,21 @@ impl Tokenizer {
     }
 
     fn new(inner: Inner, config: &Config) -> Self {
-        let added = inner.get_added_tokens_decoder();
-        let added: HashMap<_, _> = added.into_iter().map(|(id, token)| (id, (token.content, token.special))).collect();
         let roles = Role::ALL.into_iter();
         let roles = roles.filter_map(|role| Some((role, inner.token_to_id(config.token(role)?)?))).collect();
+        Self::assemble(inner, roles, None)
+    }
+
+    /// With `scored`, that merges in place of the model.
+    pub(crate) fn assemble(inner: Inner, roles: HashMap<Role, u32>, scored: Option<Scored>) -> Self {
+        let added = inner.get_added_tokens_decoder();
+        let added: HashMap<_, _> = added.into_iter().map(|(id, token)| (id, (token.content, token.special))).collect();
         let highest = inner.get_vocab(true).into_values().max();
         let vocabulary_size = highest.map_or(0, |id| usize::try_from(id).map_or(usize::MAX, |id| id.saturating_add(1)));
         let lossy = may_drop(&inner);
         let stream = Stream::new(inner.get_decoder());
-        Self { shared: Arc::new(Shared { inner, added, roles, vocabulary_size, lossy, stream }) }
+        let shared = Shared { inner, scored, added, roles, vocabulary_size, lossy, stream };
+        Self { shared: Arc::new(shared) }
     }
 
     /// The ids of a text, with the tokenizer's own BOS, EOS and the like where `add_special`.
@@ -93,7 +102,7 @@ impl Tokenizer {
         {
             return Err(error);
         }
-        let encoding = guard(|| shared.inner.encode_fast(text, add_special))
+        let encoding = guard(|| shared.encode(text, add_special))
             .map_err(|detail| self.first_unencodable(text).unwrap_or(Error::Encode { detail }))?;
         let ids = encoding.get_ids();
         let beyond = |id: &u32| usize::try_from(*id).is_ok_and(|id| id >= shared.vocabulary_size);
@@ -184,6 +193,16 @@ impl Tokenizer {
         self.role(Role::Mask)
     }
 
+    /// The id of the token that ends a turn of a conversation; only embedded tokenizers name it.
+    pub fn eot_id(&self) -> Option<u32> {
+        self.role(Role::Eot)
+    }
+
+    /// The id of the token that ends a message within a turn; only embedded tokenizers name it.
+    pub fn eom_id(&self) -> Option<u32> {
+        self.role(Role::Eom)
+    }
+
     /// Whether this can be the tokenizer of a model with `rows` embedding rows (its `vocab_size`).
     ///
     /// Every id must have a row. Rows without a token are fine up to [`MIN_EXTRA_ROWS`], or the vocabulary divided by
@@ -241,14 +260,10 @@ impl Tokenizer {
 
     /// Where in the text the first word is that the model rejects or takes only in part, in bytes.
     fn failing_word(&self, text: &str) -> Option<(usize, usize)> {
-        let inner = &self.shared.inner;
         let found = guard(|| {
-            let mut split = inner.get_added_vocabulary().extract_and_normalize(inner.get_normalizer(), text);
-            if let Some(pre_tokenizer) = inner.get_pre_tokenizer() {
-                pre_tokenizer.pre_tokenize(&mut split)?;
-            }
+            let split = self.shared.words(text)?;
             let splits = split.get_splits(OffsetReferential::Original, OffsetType::Byte);
-            let fails = |word: &str| match inner.get_model().tokenize(word) {
+            let fails = |word: &str| match self.shared.tokenize(word) {
                 // The lengths of a BPE model's tokens add up to the word, but for what it dropped.
                 Ok(tokens) => self.shared.lossy && tokens.last().map_or(0, |token| token.offsets.1) != word.len(),
                 Err(_) => true,
@@ -257,6 +272,34 @@ impl Tokenizer {
             Ok(splits.into_iter().find(failing).map(|(_, offsets, _)| offsets))
         });
         found.ok().flatten()
+    }
+}
+
+impl Shared {
+    fn encode(&self, text: &str, add_special: bool) -> tokenizers::Result<Encoding> {
+        if self.scored.is_none() {
+            return self.inner.encode_fast(text, add_special);
+        }
+        let mut words = self.words(text)?;
+        words.tokenize(|word| self.tokenize(word.get()))?;
+        let encoding = words.into_encoding(None, 0, OffsetType::None)?;
+        self.inner.post_process(encoding, None, add_special)
+    }
+
+    /// A text cut into added tokens and what the model tokenises.
+    fn words(&self, text: &str) -> tokenizers::Result<PreTokenizedString> {
+        let mut words = self.inner.get_added_vocabulary().extract_and_normalize(self.inner.get_normalizer(), text);
+        if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut words)?;
+        }
+        Ok(words)
+    }
+
+    fn tokenize(&self, word: &str) -> tokenizers::Result<Vec<Token>> {
+        match &self.scored {
+            Some(scored) => Ok(scored.tokenize(self.inner.get_model(), word)),
+            None => self.inner.get_model().tokenize(word),
+        }
     }
 }
 
