@@ -14,7 +14,8 @@ Each case becomes a directory OUT_DIR/NAME:
 The reference takes the stored (rounded) parameters exactly and computes in float64 throughout;
 precision.py enforces it. The script fails if a tensor or option could be ignored unnoticed, if the
 directory does not load back to the same outputs, or if a second run would write other bytes.
-The case `attention-is-all-you-need` (paper.py) has a config.toml, Consort's own form, instead of a config.json.
+The case `attention-is-all-you-need` (paper.py) has a config.toml, Consort's own form, instead of a config.json; the case
+`gguf-blocks` (quantised.py) is a GGUF file.
 requirements.txt has the versions; no network and no accelerator is used. The exit status is 3 when there is no case of
 the name asked for.
 """
@@ -37,6 +38,7 @@ sys.dont_write_bytecode = True  # leaves no caches beside the sources
 import checks
 import families
 import paper
+import quantised
 import reference
 import training
 from precision import F32, F64, OnlyFloat64
@@ -219,6 +221,11 @@ def make_paper(sizes_name, sizes, seed, directory, thorough):
     return report(sd, peak, least, losses=losses)
 
 
+def make_quantised(sizes, seed, directory, thorough):
+    found = quantised.make(sizes, draw_tokens, seed, directory, thorough, MARGIN, DISTINCT, DRAWS)
+    return report(*found) if thorough else None
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT_DIR")
@@ -239,6 +246,7 @@ def main():
     makers[paper.NAME] = lambda directory, thorough: make_paper(
         arguments.sizes, sizes, arguments.seed, directory, thorough
     )
+    makers[quantised.NAME] = lambda directory, thorough: make_quantised(sizes, arguments.seed, directory, thorough)
     if arguments.only is not None and arguments.only not in makers:
         print(f"no golden model is called '{arguments.only}'; there are {', '.join(makers)}", file=sys.stderr)
         sys.exit(NO_SUCH_CASE)

@@ -4,6 +4,8 @@
 //! configuration again. So a choice that a family cannot express is never lost on the way: another family is tried, or
 //! none fits.
 
+use std::collections::BTreeSet;
+
 use consort_core::config::{
     Activation, AttentionPositions, RotaryConfig, RotaryScaling, StackConfig, TransformerConfig,
 };
@@ -11,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::{FAMILIES, Family};
 use crate::{
-    json::Reader,
+    json::{Reader, found},
     weights::{Mapping, Tensors},
 };
 
@@ -36,24 +38,34 @@ pub(crate) fn export(config: &TransformerConfig) -> Option<Exported> {
     })
 }
 
-/// Equal but for the last digits of numbers, which a file in decimals may have rounded.
 fn same(one: &TransformerConfig, other: &TransformerConfig) -> bool {
-    fn close(one: &Value, other: &Value) -> bool {
-        match (one, other) {
-            (Value::Number(a), Value::Number(b)) => match (a.as_f64(), b.as_f64()) {
-                (Some(a), Some(b)) => (a - b).abs() <= 1e-9 * a.abs().max(b.abs()),
-                _ => a == b,
-            },
-            (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| close(a, b)),
-            (Value::Object(a), Value::Object(b)) => {
-                a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| close(a, b)))
-            }
-            _ => one == other,
+    difference(one, other).is_none()
+}
+
+/// The first field in which two configurations differ, and its values, but for the last digits of numbers, which a file in
+/// decimals or in f32 has rounded.
+pub(crate) fn difference(one: &TransformerConfig, other: &TransformerConfig) -> Option<String> {
+    let values = [serde_json::to_value(one).ok()?, serde_json::to_value(other).ok()?];
+    differ("", Some(&values[0]), Some(&values[1]))
+}
+
+fn differ(field: &str, one: Option<&Value>, other: Option<&Value>) -> Option<String> {
+    let close = |a: f64, b: f64| (a - b).abs() <= 1e-6 * a.abs().max(b.abs());
+    match (one, other) {
+        (Some(Value::Number(a)), Some(Value::Number(b))) if close(a.as_f64()?, b.as_f64()?) => None,
+        (Some(Value::Object(a)), Some(Value::Object(b))) => {
+            let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            let inner = |key: &String| if field.is_empty() { key.clone() } else { format!("{field}.{key}") };
+            keys.into_iter().find_map(|key| differ(&inner(key), a.get(key), b.get(key)))
         }
-    }
-    match (serde_json::to_value(one), serde_json::to_value(other)) {
-        (Ok(one), Ok(other)) => close(&one, &other),
-        _ => false,
+        (Some(Value::Array(a)), Some(Value::Array(b))) if a.len() == b.len() => {
+            a.iter().zip(b).find_map(|(a, b)| differ(field, Some(a), Some(b)))
+        }
+        (one, other) if one == other => None,
+        (one, other) => {
+            let shown = |value: Option<&Value>| value.map_or("none".to_owned(), found);
+            Some(format!("{field} ({}, read again as {})", shown(one), shown(other)))
+        }
     }
 }
 

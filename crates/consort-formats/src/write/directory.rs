@@ -1,7 +1,13 @@
 //! A model directory: `config.json` in the words of the first family that can say the configuration (`config.toml` where none
 //! can), and `model.safetensors` under that family's names.
 
-use std::{collections::BTreeMap, fs, ops::Range, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{BufWriter, Write},
+    ops::Range,
+    path::Path,
+};
 
 use consort_core::{Slot, StoredTensor, TransformerConfig, WeightDType, model::Weights};
 
@@ -61,9 +67,11 @@ pub fn write_directory(
     };
     safetensors::write(&path.join(WEIGHTS), &tensors, &mut parts, progress)?;
     // Last: a directory without it is no model.
-    whole_file(&path.join(file), |out| {
-        std::io::Write::write_all(out, text.as_bytes()).map_err(|error| Error::io(&path.join(file), error))
-    })?;
+    let config_file = path.join(file);
+    let write = |out: &mut BufWriter<&File>| {
+        out.write_all(text.as_bytes()).map_err(|error| Error::io(&config_file, error))
+    };
+    whole_file(&config_file, write, &|_| Ok(()))?;
     Ok(family.to_owned())
 }
 

@@ -39,12 +39,13 @@ pub(crate) struct Tensor {
 }
 
 impl Tensor {
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.sizes.iter().product::<usize>() / self.dtype.block() * self.dtype.block_bytes()
     }
 }
 
-/// Writes a file; `parts(i)` gives what follows one another in tensor i, when its turn comes.
+/// Writes a file; `parts(i)` gives what follows one another in tensor i, when its turn comes; `check` sees the whole under its
+/// temporary name.
 ///
 /// # Errors
 /// [`Error::Io`] when the system refuses, [`Error::Malformed`] for weights that cannot be kept so, [`Error::Stopped`].
@@ -54,6 +55,7 @@ pub(crate) fn write(
     tensors: &[Tensor],
     parts: &mut dyn FnMut(usize) -> Result<Vec<StoredTensor>, Error>,
     progress: Progress<'_>,
+    check: &dyn Fn(&Path) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let header = header(metadata, tensors);
     let total = header.len() + tensors.iter().map(|tensor| aligned(tensor.bytes())).sum::<usize>();
@@ -65,7 +67,7 @@ pub(crate) fn write(
             out.write(&vec![0; aligned(tensor.bytes()) - tensor.bytes()])?;
         }
         Ok(())
-    })
+    }, check)
 }
 
 fn aligned(bytes: usize) -> usize {

@@ -2,6 +2,7 @@
 
 mod directory;
 pub(crate) mod gguf;
+mod model;
 mod pieces;
 pub(crate) mod safetensors;
 
@@ -13,18 +14,22 @@ use std::{
 
 use crate::error::Error;
 
-pub use directory::write_directory;
+pub use self::{
+    directory::write_directory,
+    model::{Parts, Written, write_gguf},
+};
 
 /// Called with bytes written and bytes in all; stops the writing when it gives false.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> bool;
 
-/// Makes `path` a file of what `write` writes, or leaves everything as it was.
+/// Makes `path` a file of what `write` writes and `check` finds right, or leaves everything as it was.
 ///
 /// # Errors
 /// [`Error::Path`] when `path` cannot be a file; [`Error::Io`] when the system refuses; what `write` gives.
 pub(crate) fn whole_file(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> Result<(), Error>,
+    check: &dyn Fn(&Path) -> Result<(), Error>,
 ) -> Result<(), Error> {
     if fs::metadata(path).is_ok_and(|kind| kind.is_dir()) {
         return Err(Error::path(path, "is a directory: give a file to write"));
@@ -40,6 +45,7 @@ pub(crate) fn whole_file(
     write(&mut buffered)?;
     buffered.flush().map_err(failed)?;
     drop(buffered);
+    check(file.path())?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
     Ok(())

@@ -42,7 +42,7 @@ pub(crate) fn write(
             pieces::encode(&show(path), &parts(index)?, tensor.dtype, &mut |bytes| out.write(bytes))?;
         }
         Ok(())
-    })
+    }, &|_| Ok(()))
 }
 
 fn header(tensors: &[Tensor]) -> Vec<u8> {

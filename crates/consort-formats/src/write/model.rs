@@ -1,0 +1,369 @@
+//! A model as one GGUF file, by the tables that read it.
+//!
+//! The configuration is said in a family's words ([`export`]), those in the words of the family's architecture, and each slot
+//! takes the name that the two tables give it. Before the file gets its name it is read again: what comes out must be the
+//! configuration that went in, so nothing that GGUF has no place for is lost in silence.
+
+use std::{collections::BTreeMap, path::Path};
+
+use consort_core::{
+    StoredTensor, TransformerConfig, WeightDType,
+    config::{AttentionPositions, RotaryScaling, StackConfig},
+    model::Weights,
+};
+
+use super::{
+    Progress,
+    gguf::{self, Tensor, Value},
+};
+use crate::{
+    error::{Error, show},
+    families::export::{Exported, difference, export},
+    gguf::{
+        Vocabulary,
+        architectures::{self, Architecture, Kind},
+        names::{Kept, to_file},
+    },
+    weights::generalise,
+};
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    /// `general.architecture`.
+    pub architecture: String,
+    /// Types of the weights, the most frequent first: `q4_k + q6_k + f32`.
+    pub dtype: String,
+    /// Numbers in the weights.
+    pub parameters: u64,
+    /// Bytes of the file's weights.
+    pub bytes: u64,
+    /// What GGUF has no place for.
+    pub dropped: Vec<String>,
+}
+
+/// What a file is made of, beside its weights.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts<'a> {
+    /// The transformer.
+    pub config: &'a TransformerConfig,
+    /// A name for people.
+    pub name: &'a str,
+    /// The tokenizer; without one the file says so.
+    pub vocabulary: Option<&'a Vocabulary>,
+    /// The token that an encoder-decoder's target begins with.
+    pub decoder_start: Option<u32>,
+}
+
+/// Writes a GGUF file whose matrices are kept as `dtype` as far as they can be ([`WeightDType::mixed`]); vectors and small
+/// tables are kept as f32.
+///
+/// # Errors
+/// [`Error::Path`] for a transformer that GGUF has no place for; [`Error::Io`] when the system refuses;
+/// [`Error::Malformed`] for weights that `dtype` cannot hold; [`Error::Stopped`]. In all cases there is no file.
+pub fn write_gguf(
+    path: &Path,
+    parts: Parts<'_>,
+    weights: &dyn Weights,
+    dtype: WeightDType,
+    progress: Progress<'_>,
+) -> Result<Written, Error> {
+    let mut config = parts.config.clone();
+    let mut dropped = Vec::new();
+    if config.decoder.is_none() && config.head.take().is_some() {
+        dropped.push("the masked-token head".to_owned());
+    }
+    let place = || Error::path(path, "GGUF has no place for this transformer: no architecture of llama.cpp is like it");
+    let exported = export(&config).ok_or_else(place)?;
+    let architecture = architecture(&exported).ok_or_else(|| {
+        let family = exported.family.model_type;
+        Error::path(path, format!("GGUF has no place for models of the family '{family}'"))
+    })?;
+    let plan = plan(&exported, architecture, dtype, path)?;
+    let mut metadata = metadata(&exported, architecture, &parts);
+    metadata.push(("general.file_type".to_owned(), Value::U32(file_type(dtype))));
+    let mut tensors: Vec<Tensor> = plan.iter().map(Planned::tensor).collect();
+    let frequencies = frequencies(&config);
+    if let Some(divisors) = &frequencies {
+        tensors.push(Tensor { name: "rope_freqs.weight".to_owned(), sizes: divisors.shape()[1..].to_vec(), dtype: WeightDType::F32 });
+    }
+    let mut parts_of = |index: usize| match plan.get(index) {
+        Some(planned) => planned.parts(weights, path),
+        None => Ok(frequencies.iter().cloned().collect()),
+    };
+    let check = |written: &Path| {
+        let again = crate::open(written)?;
+        match difference(&config, &again.config) {
+            None => Ok(()),
+            Some(field) => Err(Error::path(path, format!("GGUF has no place for what this model has as {field}"))),
+        }
+    };
+    gguf::write(path, &metadata, &tensors, &mut parts_of, progress, &check)?;
+
+    let mut sizes: BTreeMap<WeightDType, u64> = BTreeMap::new();
+    for tensor in &tensors {
+        *sizes.entry(tensor.dtype).or_default() += tensor.sizes.iter().product::<usize>() as u64;
+    }
+    let mut types: Vec<(WeightDType, u64)> = sizes.into_iter().collect();
+    types.sort_by_key(|&(_, elements)| std::cmp::Reverse(elements));
+    Ok(Written {
+        architecture: architecture.name.to_owned(),
+        dtype: types.iter().map(|(dtype, _)| dtype.name()).collect::<Vec<_>>().join(" + "),
+        parameters: types.iter().map(|&(_, elements)| elements).sum(),
+        bytes: tensors.iter().map(|tensor| tensor.bytes() as u64).sum(),
+        dropped,
+    })
+}
+
+/// The architecture that holds models of this family. Mistral's files say `llama`.
+fn architecture(exported: &Exported) -> Option<&'static Architecture> {
+    let config = &exported.mapping.config;
+    let alone = config.encoder.is_some() && config.decoder.is_none();
+    let name = match exported.family.model_type {
+        "mistral" => "llama",
+        "t5" if alone => "t5encoder",
+        other => architectures::ARCHITECTURES.iter().find(|one| one.model_type == other)?.name,
+    };
+    architectures::find(name)
+}
+
+/// A tensor of the file, and what it is made of.
+struct Planned {
+    name: String,
+    dtype: WeightDType,
+    /// What a row of the family's table and the architecture's say of each part.
+    slots: Vec<(String, [usize; 2], Kept)>,
+    /// Heads whose rows are interleaved.
+    head_width: usize,
+    plus_one: bool,
+}
+
+impl Planned {
+    fn is_vector(&self) -> bool {
+        self.slots.iter().all(|(_, shape, _)| shape[0] == 1)
+    }
+
+    fn tensor(&self) -> Tensor {
+        let along = usize::from(self.is_vector());
+        let length: usize = self.slots.iter().map(|(_, shape, _)| shape[along]).sum();
+        let inputs = self.slots.first().map_or(0, |(_, shape, _)| shape[1]);
+        let sizes = if self.is_vector() { vec![length] } else { vec![length, inputs] };
+        Tensor { name: self.name.clone(), sizes, dtype: self.dtype }
+    }
+
+    fn parts(&self, weights: &dyn Weights, path: &Path) -> Result<Vec<StoredTensor>, Error> {
+        let error = |error: consort_core::Error| Error::malformed(&show(path), error.to_string());
+        let part = |(slot, shape, kept): &(String, [usize; 2], Kept)| {
+            let missing = || Error::malformed(&show(path), format!("no weight for {slot}"));
+            let stored = weights.stored(slot).ok_or_else(missing)?;
+            if self.plus_one {
+                let values: Vec<f64> = stored.row(0).map(|value| value + 1.0).collect();
+                return StoredTensor::from_values(stored.name(), &values, *shape).map_err(error);
+            }
+            if !matches!(kept, Kept::QueryRows | Kept::KeyRows) {
+                return Ok(stored);
+            }
+            let half = self.head_width / 2;
+            let order = |rows: usize| -> Vec<usize> {
+                let from = |row: usize| row / self.head_width * self.head_width + row % 2 * half + row % self.head_width / 2;
+                (0..rows).map(from).collect()
+            };
+            let turned = |stored: StoredTensor| stored.reordered(&order(shape[1])).map(StoredTensor::transposed);
+            match self.is_vector() {
+                true => turned(stored.transposed()).map_err(error),
+                false => stored.reordered(&order(shape[0])).map_err(error),
+            }
+        };
+        self.slots.iter().map(part).collect()
+    }
+}
+
+/// Every slot's place in the file; slots that share a tensor follow one another in the order of the graph.
+fn plan(
+    exported: &Exported,
+    architecture: &Architecture,
+    dtype: WeightDType,
+    path: &Path,
+) -> Result<Vec<Planned>, Error> {
+    let mapping = &exported.mapping;
+    let config = &mapping.config;
+    let head = config.head.as_ref().map(|_| config.head_slot());
+    let head_width = config.output_stack().map_or(0, |stack| stack.attention.head_width);
+    let unit_offset = config.output_stack().is_ok_and(|stack| stack.norm.unit_offset);
+    let mut planned: Vec<Planned> = Vec::new();
+    for slot in config.slots() {
+        let (pattern, layer) = generalise(&slot.name);
+        let row = mapping.rows.iter().find(|row| row.slot == pattern);
+        let mut names = row.into_iter().flat_map(|row| row.tensors).map(|name| name.replacen('*', &layer, 1));
+        let Some((name, kept)) = names.find_map(|name| to_file(architecture.tensors, &name)) else {
+            return Err(Error::path(path, format!("GGUF has no place for this model's {}", slot.name)));
+        };
+        let [outputs, inputs] = slot.shape;
+        let table = ["positions.weight", "token_types.weight", "relative_bias.weight"];
+        let dtype = if outputs == 1 || table.iter().any(|table| slot.name.ends_with(table)) {
+            WeightDType::F32
+        } else {
+            dtype.mixed(head == Some(slot.name.as_str()), inputs)
+        };
+        let plus_one = architecture.norms_plus_one && unit_offset && slot.name.ends_with("norm.weight");
+        let part = (slot.name, slot.shape, kept);
+        match planned.iter_mut().find(|one| one.name == name) {
+            Some(one) => one.slots.push(part),
+            None => planned.push(Planned { name, dtype, slots: vec![part], head_width, plus_one }),
+        }
+    }
+    Ok(planned)
+}
+
+fn metadata(exported: &Exported, architecture: &Architecture, parts: &Parts<'_>) -> Vec<(String, Value)> {
+    let config = &exported.mapping.config;
+    let own = |key: &str| format!("{}{key}", architecture.name);
+    let mut all = vec![
+        ("general.architecture".to_owned(), Value::Text(architecture.name.to_owned())),
+        ("general.type".to_owned(), Value::Text("model".to_owned())),
+        ("general.name".to_owned(), Value::Text(parts.name.to_owned())),
+        // That of the block formats; there has been no other since 2023.
+        ("general.quantization_version".to_owned(), Value::U32(2)),
+    ];
+    for key in architecture.keys.iter().copied().flatten() {
+        let inside = key.json.split('.').try_fold(&exported.json, |value, part| value.get(part));
+        let value = match (key.kind, inside) {
+            (Kind::Count, Some(value)) => value.as_u64().and_then(|count| u32::try_from(count).ok()).map(Value::U32),
+            (Kind::Number, Some(value)) => value.as_f64().map(|number| Value::F32(number as f32)),
+            (Kind::Text, Some(value)) => value.as_str().map(|text| Value::Text(text.to_owned())),
+            (_, None) => None,
+        };
+        let name = if key.gguf.starts_with('.') { own(key.gguf) } else { key.gguf.to_owned() };
+        all.extend(value.map(|value| (name, value)));
+    }
+    let has = |all: &[(String, Value)], key: &str| all.iter().any(|(name, _)| *name == own(key));
+    if let Ok(stack) = config.output_stack() {
+        // What llama.cpp asks for whether or not it says anything new.
+        let width = u32::try_from(stack.attention.head_width).unwrap_or(u32::MAX);
+        all.push((own(".vocab_size"), Value::U32(u32::try_from(stack.vocabulary).unwrap_or(u32::MAX))));
+        if !has(&all, ".context_length") {
+            all.push((own(".context_length"), Value::U32(512)));
+        }
+        if has(&all, ".attention.key_length") {
+            all.push((own(".attention.value_length"), Value::U32(width)));
+        }
+        if config.decoder.is_none() {
+            all.push((own(".attention.causal"), Value::Bool(false)));
+        }
+        rotary(stack, &own, &mut all);
+    }
+    if let (Some(start), true) = (parts.decoder_start, config.encoder.is_some() && config.decoder.is_some()) {
+        all.push((own(".decoder_start_token_id"), Value::U32(start)));
+    }
+    match parts.vocabulary {
+        Some(vocabulary) => vocabulary_keys(vocabulary, &mut all),
+        None => all.push(("tokenizer.ggml.model".to_owned(), Value::Text("no_vocab".to_owned()))),
+    }
+    all
+}
+
+fn rotary(stack: &StackConfig, own: &dyn Fn(&str) -> String, all: &mut Vec<(String, Value)>) {
+    let AttentionPositions::Rotary(rotary) = stack.attention.positions else { return };
+    let width = u32::try_from(rotary.width).unwrap_or(u32::MAX);
+    all.push((own(".rope.dimension_count"), Value::U32(width)));
+    let text = |text: &str| Value::Text(text.to_owned());
+    let number = |number: f64| Value::F32(number as f32);
+    match rotary.scaling {
+        RotaryScaling::Linear { factor } => {
+            all.push((own(".rope.scaling.type"), text("linear")));
+            all.push((own(".rope.scaling.factor"), number(factor)));
+        }
+        RotaryScaling::Yarn { factor, beta_fast, beta_slow, original, .. } => {
+            all.push((own(".rope.scaling.type"), text("yarn")));
+            all.push((own(".rope.scaling.factor"), number(factor)));
+            let original = u32::try_from(original).unwrap_or(u32::MAX);
+            all.push((own(".rope.scaling.original_context_length"), Value::U32(original)));
+            all.push((own(".rope.scaling.yarn_beta_fast"), number(beta_fast)));
+            all.push((own(".rope.scaling.yarn_beta_slow"), number(beta_slow)));
+        }
+        // Llama 3's divisors are a tensor; the rest has no keys.
+        RotaryScaling::None | RotaryScaling::Llama3 { .. } | RotaryScaling::Dynamic { .. } => {}
+    }
+}
+
+/// The divisors of Llama 3's frequencies, as `transformers` computes them (`modeling_rope_utils.py`).
+fn frequencies(config: &TransformerConfig) -> Option<StoredTensor> {
+    let AttentionPositions::Rotary(rotary) = config.decoder.as_ref()?.attention.positions else { return None };
+    let RotaryScaling::Llama3 { factor, low, high, original } = rotary.scaling else { return None };
+    let divisor = |pair: usize| {
+        let frequency = rotary.theta.powf(-2.0 * pair as f64 / rotary.width as f64);
+        let wavelength = 2.0 * std::f64::consts::PI / frequency;
+        let turns = original as f64 / wavelength;
+        if turns > high {
+            1.0
+        } else if turns < low {
+            factor
+        } else {
+            let smooth = (turns - low) / (high - low);
+            1.0 / ((1.0 - smooth) / factor + smooth)
+        }
+    };
+    let divisors: Vec<f64> = (0..rotary.width / 2).map(divisor).collect();
+    StoredTensor::from_values("rope_freqs.weight", &divisors, [1, divisors.len()]).ok()
+}
+
+fn vocabulary_keys(vocabulary: &Vocabulary, all: &mut Vec<(String, Value)>) {
+    let mut put = |key: &str, value: Option<Value>| {
+        all.extend(value.map(|value| (format!("tokenizer.{key}"), value)));
+    };
+    let text = |text: &str| Some(Value::Text(text.to_owned()));
+    put("ggml.model", text(&vocabulary.model));
+    put("ggml.pre", vocabulary.pre.as_deref().and_then(text));
+    put("ggml.tokens", Some(Value::Texts(vocabulary.tokens.clone())));
+    put("ggml.scores", (!vocabulary.scores.is_empty()).then(|| Value::F32s(vocabulary.scores.clone())));
+    put("ggml.token_type", (!vocabulary.kinds.is_empty()).then(|| Value::I32s(vocabulary.kinds.clone())));
+    put("ggml.merges", (!vocabulary.merges.is_empty()).then(|| Value::Texts(vocabulary.merges.clone())));
+    for (key, id) in [
+        ("bos", vocabulary.bos),
+        ("eos", vocabulary.eos),
+        ("eot", vocabulary.eot),
+        ("eom", vocabulary.eom),
+        ("unknown", vocabulary.unk),
+        // The misspelt key is the format's.
+        ("seperator", vocabulary.sep),
+        ("padding", vocabulary.pad),
+        ("cls", vocabulary.cls),
+        ("mask", vocabulary.mask),
+    ] {
+        put(&format!("ggml.{key}_token_id"), id.map(Value::U32));
+    }
+    for (key, flag) in [
+        ("add_bos_token", vocabulary.add_bos),
+        ("add_eos_token", vocabulary.add_eos),
+        ("add_sep_token", vocabulary.add_sep),
+        ("add_space_prefix", vocabulary.add_space_prefix),
+        ("remove_extra_whitespaces", vocabulary.remove_extra_whitespaces),
+    ] {
+        put(&format!("ggml.{key}"), flag.map(Value::Bool));
+    }
+    let map = &vocabulary.precompiled_charsmap;
+    put("ggml.precompiled_charsmap", (!map.is_empty()).then(|| Value::Bytes(map.clone())));
+    put("chat_template", vocabulary.chat_template.as_deref().and_then(text));
+    for (name, template) in &vocabulary.chat_templates {
+        put(&format!("chat_template.{name}"), text(template));
+    }
+}
+
+/// The number that llama.cpp gives a file by the type of most of its weights (`llama_ftype`).
+fn file_type(dtype: WeightDType) -> u32 {
+    match dtype {
+        WeightDType::F32 | WeightDType::F64 => 0,
+        WeightDType::F16 => 1,
+        WeightDType::Q4_0 => 2,
+        WeightDType::Q4_1 => 3,
+        WeightDType::Q8_0 => 7,
+        WeightDType::Q5_0 => 8,
+        WeightDType::Q5_1 => 9,
+        WeightDType::Q2_K => 10,
+        WeightDType::Q3_K => 11,
+        WeightDType::Q4_K => 14,
+        WeightDType::Q5_K => 16,
+        WeightDType::Q6_K => 18,
+        WeightDType::BF16 => 32,
+    }
+}

@@ -1,0 +1,113 @@
+//! `consort quantize`: a model as one GGUF file of another type of weights, and what that costs.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use consort_core::WeightDType;
+
+use super::{ModelPath, interrupt, note, progress::Progress, weight_dtype};
+use crate::{LoadOptions, Model, divergence};
+
+/// What the cost is measured on where no text is given.
+const TEXT: &str = include_str!("quantize.txt");
+/// Tokens of a sequence; the model's context may be shorter.
+const WINDOW: usize = 128;
+
+#[derive(Args)]
+pub(super) struct Quantize {
+    #[command(flatten)]
+    model: ModelPath,
+    /// Type of the matrices: q8_0, q6_k, q5_k, q4_k, q4_0 …, bf16, f16, f32
+    #[arg(long, value_name = "TYPE", value_parser = weight_dtype)]
+    dtype: WeightDType,
+    /// File to write
+    #[arg(long, value_name = "FILE.gguf")]
+    out: PathBuf,
+    /// Text to measure the cost on [default: a short English one]
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Tokens of it to use; 0 leaves the measuring out
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    tokens: usize,
+    /// Backend to measure on (see `consort backends`) [default: the fastest one in this build]
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+}
+
+impl Quantize {
+    pub(super) fn run(self) -> Result<()> {
+        let open = self.model.open()?;
+        // Before long work, not after it.
+        let text = match &self.text {
+            Some(path) => fs::read_to_string(path).with_context(|| path.display().to_string())?,
+            None => TEXT.to_owned(),
+        };
+        let embedded = open.embedded_tokenizer()?;
+        interrupt::listen();
+        let mut progress = Progress::new("writing");
+        let written = consort_formats::quantize(open.files(), embedded.as_ref(), self.dtype, &self.out, &mut |done, all| {
+            progress.bytes(done, all);
+            !interrupt::asked()
+        })?;
+        let bits = written.bytes as f64 * 8.0 / written.parameters.max(1) as f64;
+        note(format_args!(
+            "wrote {}: {} as {}, {} MiB, {bits:.2} bits a weight",
+            self.out.display(),
+            written.architecture,
+            written.dtype,
+            written.bytes.div_ceil(1 << 20),
+        ));
+        if self.tokens > 0 {
+            self.measure(open, &text)?;
+        }
+        Ok(())
+    }
+
+    fn measure(&self, open: crate::OpenModel, text: &str) -> Result<()> {
+        let config = open.config();
+        if config.head.is_none() {
+            note("the cost is not measured: a model without a head predicts nothing");
+            return Ok(());
+        }
+        let tokens = match open.usable_tokenizer() {
+            Ok(_) => open.encode(text)?,
+            Err(_) if self.text.is_some() => bail!("--text needs a tokenizer, and this model has none"),
+            Err(_) => drawn(&open, self.tokens),
+        };
+        let context = [&config.encoder, &config.decoder].into_iter().flatten().filter_map(|stack| stack.context).min();
+        let window = context.map_or(WINDOW, |context| context.min(WINDOW));
+        let tokens = &tokens[..tokens.len().min(self.tokens)];
+        let sequences: Vec<&[u32]> = tokens.chunks(window).filter(|sequence| sequence.len() > 1).collect();
+        if sequences.is_empty() {
+            bail!("the text has {} tokens: two are the least that can be measured", tokens.len());
+        }
+        let options = LoadOptions { backend: self.backend.clone(), ..LoadOptions::default() };
+        let (one, other) = (open.load(&options)?, Model::open(&self.out)?.load(&options)?);
+        let mut progress = Progress::new("measuring");
+        let found = divergence(&one, &other, &sequences, &mut |done| {
+            progress.tell(done as u64, sequences.len() as u64, " sequences");
+            !interrupt::asked()
+        })?;
+        println!(
+            "KL divergence {:.6} nats a token over {} tokens (at most {:.4}); the same first choice at {:.1} %; \
+             perplexity {:.3}, before {:.3}",
+            found.mean,
+            found.positions,
+            found.greatest,
+            100.0 * found.same_first,
+            found.perplexity[1],
+            found.perplexity[0],
+        );
+        Ok(())
+    }
+}
+
+/// Token ids at random, for a model without a tokenizer.
+fn drawn(open: &crate::OpenModel, tokens: usize) -> Vec<u32> {
+    note("no tokenizer: the cost is measured on random tokens");
+    let config = open.config();
+    let vocabulary = config.encoder.iter().chain(&config.decoder).map(|stack| stack.vocabulary).min().unwrap_or(1);
+    let draw = |index| (consort_core::philox::uniform(0, 0, index) * vocabulary as f64) as u32;
+    (0..tokens as u64).map(draw).collect()
+}
