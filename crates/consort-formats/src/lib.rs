@@ -37,4 +37,4 @@ pub use error::Error;
 pub use generation::{EarlyStopping, GenerationConfig};
 pub use gguf::vocabulary::Vocabulary;
 pub use weights::Weights;
-pub use write::{Progress, write_directory};
+pub use write::{Parts, Progress, Written, write_directory, write_gguf};

@@ -35,10 +35,12 @@
 
 pub mod backends;
 pub mod command;
+mod divergence;
 mod error;
 mod forward;
 mod model;
 mod runner;
+mod vocabulary;
 
 pub use consort_core as core;
 pub use consort_formats as formats;
@@ -47,6 +49,7 @@ pub use consort_generate::Settings;
 pub use consort_text as text;
 
 pub use self::{
+    divergence::{Divergence, divergence},
     error::Error,
     forward::{ForwardInput, NamedTensor},
     model::{LoadOptions, Model, OpenModel},

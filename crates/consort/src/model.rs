@@ -6,15 +6,16 @@ use std::{
 };
 
 use consort_core::{Backend, Counts, Device, Policy, Transformer, TransformerConfig, WeightDType};
-use consort_formats::GenerationConfig;
+use consort_formats::{GenerationConfig, Vocabulary};
 use consort_generate::{EarlyStopping, Event, Flow, Output, Request, Settings, Timings};
-use consort_text::{Detokenizer, Tokenizer};
+use consort_text::{ChatTemplate, Detokenizer, Tokenizer};
 
 use crate::{
     Error,
     backends::{self, Entry},
     forward::{ForwardInput, NamedTensor},
     runner::{Loaded, Runner},
+    vocabulary::{embedded, vocabulary},
 };
 
 /// A model directory that was read and checked. Its weights are still in their files.
@@ -56,7 +57,12 @@ impl Model {
     pub fn open(path: impl AsRef<Path>) -> Result<OpenModel, Error> {
         let path = path.as_ref();
         let files = consort_formats::open(path)?;
-        let tokenizer = Tokenizer::from_directory(path).map_err(|error| error.to_string());
+        let tokenizer = match &files.vocabulary {
+            Some(inside) => Tokenizer::from_embedded(&embedded(inside), &path.display().to_string()).map(Some),
+            None if path.is_dir() => Tokenizer::from_directory(path),
+            None => Ok(None),
+        };
+        let tokenizer = tokenizer.map_err(|error| error.to_string());
         Ok(OpenModel { path: path.to_owned(), files, tokenizer })
     }
 
@@ -157,7 +163,37 @@ impl OpenModel {
         self.tokenizer.as_ref().ok().and_then(Option::as_ref)
     }
 
-    /// Whether the directory has a tokenizer, readable or not.
+    /// How a conversation is laid out, if the model's makers said it.
+    ///
+    /// # Errors
+    /// [`Error::Text`] for a template that cannot be read.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>, Error> {
+        match &self.files.vocabulary {
+            Some(inside) => Ok(ChatTemplate::from_embedded(&embedded(inside), &self.path.display().to_string())),
+            None if self.path.is_dir() => Ok(ChatTemplate::from_directory(&self.path)?),
+            None => Ok(None),
+        }
+    }
+
+    /// The tokenizer as GGUF files have it; none where the model has none.
+    ///
+    /// # Errors
+    /// [`Error::Text`] for a tokenizer that GGUF has no place for.
+    pub fn embedded_tokenizer(&self) -> Result<Option<Vocabulary>, Error> {
+        if let Some(inside) = &self.files.vocabulary {
+            return Ok(Some(inside.clone()));
+        }
+        if !self.has_tokenizer() {
+            return Ok(None);
+        }
+        let mut tokenizer = self.usable_tokenizer()?.to_embedded(self.source_vocabulary())?;
+        if let Some(template) = self.chat_template()? {
+            tokenizer.chat_template = Some(template.source().to_owned());
+        }
+        Ok(Some(vocabulary(tokenizer)))
+    }
+
+    /// Whether there is a tokenizer, readable or not.
     pub fn has_tokenizer(&self) -> bool {
         !matches!(self.tokenizer, Ok(None))
     }

@@ -48,6 +48,10 @@ pub struct Vocabulary {
     pub add_space_prefix: Option<bool>,
     /// Whether spaces in a row become one.
     pub remove_extra_whitespaces: Option<bool>,
+    /// Whether letters are made small; of WordPiece.
+    pub lowercase: Option<bool>,
+    /// Whether accents are taken off; of WordPiece.
+    pub strip_accents: Option<bool>,
     /// SentencePiece's compiled rules of normalisation; empty where the file has none.
     pub precompiled_charsmap: Vec<u8>,
     /// The chat template.
@@ -115,6 +119,8 @@ pub(crate) fn read(metadata: &Metadata<'_>, rows: usize) -> Result<Option<Vocabu
         add_sep: metadata.flag(&key("add_sep_token"))?,
         add_space_prefix: metadata.flag(&key("add_space_prefix"))?,
         remove_extra_whitespaces: metadata.flag(&key("remove_extra_whitespaces"))?,
+        lowercase: metadata.flag(&key("normalizer.lowercase"))?,
+        strip_accents: metadata.flag(&key("normalizer.strip_accents"))?,
         precompiled_charsmap: metadata.bytes(&key("precompiled_charsmap"))?.unwrap_or_default().to_vec(),
         chat_template: template(metadata, "tokenizer.chat_template")?,
         chat_templates: named_templates(metadata)?,

@@ -68,9 +68,8 @@ pub fn write_directory(
     safetensors::write(&path.join(WEIGHTS), &tensors, &mut parts, progress)?;
     // Last: a directory without it is no model.
     let config_file = path.join(file);
-    let write = |out: &mut BufWriter<&File>| {
-        out.write_all(text.as_bytes()).map_err(|error| Error::io(&config_file, error))
-    };
+    let write =
+        |out: &mut BufWriter<&File>| out.write_all(text.as_bytes()).map_err(|error| Error::io(&config_file, error));
     whole_file(&config_file, write, &|_| Ok(()))?;
     Ok(family.to_owned())
 }

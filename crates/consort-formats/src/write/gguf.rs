@@ -59,15 +59,19 @@ pub(crate) fn write(
 ) -> Result<(), Error> {
     let header = header(metadata, tensors);
     let total = header.len() + tensors.iter().map(|tensor| aligned(tensor.bytes())).sum::<usize>();
-    whole_file(path, |file| {
-        let mut out = Counted { path, file, written: 0, total: total as u64, progress };
-        out.write(&header)?;
-        for (index, tensor) in tensors.iter().enumerate() {
-            pieces::encode(&show(path), &parts(index)?, tensor.dtype, &mut |bytes| out.write(bytes))?;
-            out.write(&vec![0; aligned(tensor.bytes()) - tensor.bytes()])?;
-        }
-        Ok(())
-    }, check)
+    whole_file(
+        path,
+        |file| {
+            let mut out = Counted { path, file, written: 0, total: total as u64, progress };
+            out.write(&header)?;
+            for (index, tensor) in tensors.iter().enumerate() {
+                pieces::encode(&show(path), &parts(index)?, tensor.dtype, &mut |bytes| out.write(bytes))?;
+                out.write(&vec![0; aligned(tensor.bytes()) - tensor.bytes()])?;
+            }
+            Ok(())
+        },
+        check,
+    )
 }
 
 fn aligned(bytes: usize) -> usize {

@@ -20,9 +20,9 @@ use crate::{
     error::{Error, show},
     families::export::{Exported, difference, export},
     gguf::{
-        Vocabulary,
         architectures::{self, Architecture, Kind},
-        names::{Kept, to_file},
+        names::{Kept, from_file, to_file},
+        vocabulary::Vocabulary,
     },
     weights::generalise,
 };
@@ -85,7 +85,11 @@ pub fn write_gguf(
     let mut tensors: Vec<Tensor> = plan.iter().map(Planned::tensor).collect();
     let frequencies = frequencies(&config);
     if let Some(divisors) = &frequencies {
-        tensors.push(Tensor { name: "rope_freqs.weight".to_owned(), sizes: divisors.shape()[1..].to_vec(), dtype: WeightDType::F32 });
+        tensors.push(Tensor {
+            name: "rope_freqs.weight".to_owned(),
+            sizes: divisors.shape()[1..].to_vec(),
+            dtype: WeightDType::F32,
+        });
     }
     let mut parts_of = |index: usize| match plan.get(index) {
         Some(planned) => planned.parts(weights, path),
@@ -165,7 +169,8 @@ impl Planned {
             }
             let half = self.head_width / 2;
             let order = |rows: usize| -> Vec<usize> {
-                let from = |row: usize| row / self.head_width * self.head_width + row % 2 * half + row % self.head_width / 2;
+                let from =
+                    |row: usize| row / self.head_width * self.head_width + row % 2 * half + row % self.head_width / 2;
                 (0..rows).map(from).collect()
             };
             let turned = |stored: StoredTensor| stored.reordered(&order(shape[1])).map(StoredTensor::transposed);
@@ -195,9 +200,10 @@ fn plan(
         let (pattern, layer) = generalise(&slot.name);
         let row = mapping.rows.iter().find(|row| row.slot == pattern);
         let mut names = row.into_iter().flat_map(|row| row.tensors).map(|name| name.replacen('*', &layer, 1));
-        let Some((name, kept)) = names.find_map(|name| to_file(architecture.tensors, &name)) else {
+        let Some(name) = names.find_map(|name| to_file(architecture.tensors, &name)) else {
             return Err(Error::path(path, format!("GGUF has no place for this model's {}", slot.name)));
         };
+        let kept = from_file(architecture.tensors, &name).map_or(Kept::Same, |(_, row)| row.kept);
         let [outputs, inputs] = slot.shape;
         let table = ["positions.weight", "token_types.weight", "relative_bias.weight"];
         let dtype = if outputs == 1 || table.iter().any(|table| slot.name.ends_with(table)) {
@@ -230,7 +236,6 @@ fn metadata(exported: &Exported, architecture: &Architecture, parts: &Parts<'_>)
         let value = match (key.kind, inside) {
             (Kind::Count, Some(value)) => value.as_u64().and_then(|count| u32::try_from(count).ok()).map(Value::U32),
             (Kind::Number, Some(value)) => value.as_f64().map(|number| Value::F32(number as f32)),
-            (Kind::Text, Some(value)) => value.as_str().map(|text| Value::Text(text.to_owned())),
             (_, None) => None,
         };
         let name = if key.gguf.starts_with('.') { own(key.gguf) } else { key.gguf.to_owned() };
@@ -338,6 +343,8 @@ fn vocabulary_keys(vocabulary: &Vocabulary, all: &mut Vec<(String, Value)>) {
         ("add_sep_token", vocabulary.add_sep),
         ("add_space_prefix", vocabulary.add_space_prefix),
         ("remove_extra_whitespaces", vocabulary.remove_extra_whitespaces),
+        ("normalizer.lowercase", vocabulary.lowercase),
+        ("normalizer.strip_accents", vocabulary.strip_accents),
     ] {
         put(&format!("ggml.{key}"), flag.map(Value::Bool));
     }

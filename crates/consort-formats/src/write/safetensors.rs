@@ -35,14 +35,18 @@ pub(crate) fn write(
 ) -> Result<(), Error> {
     let header = header(tensors);
     let total = header.len() + tensors.iter().map(Tensor::bytes).sum::<usize>();
-    whole_file(path, |file| {
-        let mut out = Counted { path, file, written: 0, total: total as u64, progress };
-        out.write(&header)?;
-        for (index, tensor) in tensors.iter().enumerate() {
-            pieces::encode(&show(path), &parts(index)?, tensor.dtype, &mut |bytes| out.write(bytes))?;
-        }
-        Ok(())
-    }, &|_| Ok(()))
+    whole_file(
+        path,
+        |file| {
+            let mut out = Counted { path, file, written: 0, total: total as u64, progress };
+            out.write(&header)?;
+            for (index, tensor) in tensors.iter().enumerate() {
+                pieces::encode(&show(path), &parts(index)?, tensor.dtype, &mut |bytes| out.write(bytes))?;
+            }
+            Ok(())
+        },
+        &|_| Ok(()),
+    )
 }
 
 fn header(tensors: &[Tensor]) -> Vec<u8> {

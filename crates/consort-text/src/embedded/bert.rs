@@ -30,7 +30,8 @@ pub(super) fn build(source: &Source) -> Result<Inner, Error> {
         }
     }
     let unk = source.roles.get(&Role::Unk);
-    let Some(unk) = unk.and_then(|unk| vocabulary.iter().find_map(|(piece, id)| (id == unk).then(|| piece.clone()))) else {
+    let Some(unk) = unk.and_then(|unk| vocabulary.iter().find_map(|(piece, id)| (id == unk).then(|| piece.clone())))
+    else {
         return Err(source.invalid("unknown_token_id", "expected an id with a piece, found none"));
     };
     let lowercase = source.embedded.lowercase.unwrap_or(true);

@@ -182,7 +182,7 @@ impl Generate {
             messages.push(ChatMessage::new("system", system));
         }
         messages.push(ChatMessage::new("user", text));
-        let template = ChatTemplate::from_directory(open.path())?.ok_or_else(|| {
+        let template = open.chat_template()?.ok_or_else(|| {
             anyhow!(
                 "{}: no chat template (tokenizer_config.json, chat_template.jinja): leave --chat out",
                 open.path().display()

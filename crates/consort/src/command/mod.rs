@@ -9,6 +9,7 @@ mod generate;
 mod info;
 mod interrupt;
 mod progress;
+mod quantize;
 mod synth;
 mod tokenize;
 
@@ -58,6 +59,9 @@ enum Part {
     /// Describe a model
     #[command(after_help = EXIT_STATUS)]
     Info(info::Info),
+    /// Write a model as one GGUF file of another type of weights
+    #[command(after_help = EXIT_STATUS)]
+    Quantize(quantize::Quantize),
     /// Make a model of a given shape with random weights
     #[command(after_help = EXIT_STATUS)]
     Synth(synth::Synth),
@@ -69,7 +73,7 @@ enum Part {
 /// Which model.
 #[derive(Args)]
 struct ModelPath {
-    /// Hugging Face directory (config.json, model.safetensors)
+    /// Hugging Face directory (config.json, model.safetensors) or GGUF file
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
 }
@@ -117,6 +121,7 @@ pub fn main() -> ExitCode {
         Part::Forward(forward) => forward.run(),
         Part::Tokenize(tokenize) => tokenize.run(),
         Part::Info(info) => info.run(),
+        Part::Quantize(quantize) => quantize.run(),
         Part::Synth(synth) => synth.run(),
         Part::Backends => backends::run(),
     };

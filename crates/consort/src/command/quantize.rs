@@ -5,6 +5,7 @@ use std::{fs, path::PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use consort_core::WeightDType;
+use consort_formats::{Parts, write_gguf};
 
 use super::{ModelPath, interrupt, note, progress::Progress, weight_dtype};
 use crate::{LoadOptions, Model, divergence};
@@ -46,10 +47,21 @@ impl Quantize {
         let embedded = open.embedded_tokenizer()?;
         interrupt::listen();
         let mut progress = Progress::new("writing");
-        let written = consort_formats::quantize(open.files(), embedded.as_ref(), self.dtype, &self.out, &mut |done, all| {
+        let mut tell = |done, all| {
             progress.bytes(done, all);
             !interrupt::asked()
-        })?;
+        };
+        let name = open.path().file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let parts = Parts {
+            config: open.config(),
+            name: &name,
+            vocabulary: embedded.as_ref(),
+            decoder_start: open.generation().decoder_start_token_id,
+        };
+        let written = write_gguf(&self.out, parts, &open.files().weights, self.dtype, &mut tell)?;
+        for dropped in &written.dropped {
+            note(format_args!("GGUF has no place for {dropped}: left out"));
+        }
         let bits = written.bytes as f64 * 8.0 / written.parameters.max(1) as f64;
         note(format_args!(
             "wrote {}: {} as {}, {} MiB, {bits:.2} bits a weight",

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use consort_core::{TransformerConfig, WeightDType, model::RandomWeights};
+use consort_formats::{Parts, write_directory, write_gguf};
 
 use super::{interrupt, note, progress::Progress, weight_dtype};
 
@@ -36,9 +37,11 @@ impl Synth {
         };
         let gguf = self.out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
         let family = if gguf {
-            unreachable!()
+            let name = self.config.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let parts = Parts { config: &config, name: &name, vocabulary: None, decoder_start: Some(0) };
+            write_gguf(&self.out, parts, &weights, self.dtype, &mut tell)?.architecture
         } else {
-            consort_formats::write_directory(&self.out, &config, &weights, self.dtype, &mut tell)?
+            write_directory(&self.out, &config, &weights, self.dtype, &mut tell)?
         };
         note(format_args!("wrote {} ({family}, {})", self.out.display(), self.dtype));
         Ok(())
