@@ -162,7 +162,11 @@ fn lengths(architecture: &Architecture, metadata: &Metadata<'_>, config: &Config
 /// C, where the configuration says it or D and H do.
 fn head_width(config: &Config) -> Option<usize> {
     let given = config.count("head_dim").or_else(|| config.count("d_kv"));
-    let of = |width: &str, heads: &str| config.count(width)?.checked_div(config.count(heads)?);
+    // Heads that do not divide the width are the family's to refuse.
+    let of = |width: &str, heads: &str| {
+        let (width, heads) = (config.count(width)?, config.count(heads)?);
+        (width > 0 && width.checked_rem(heads) == Some(0)).then(|| width / heads)
+    };
     given.or_else(|| of("hidden_size", "num_attention_heads")).or_else(|| of("n_embd", "n_head"))
 }
 

@@ -1,6 +1,6 @@
 //! BERT: an encoder without pooler and without its masked-token head, which conversion leaves out.
 
-use super::{Absent, Architecture, Constant, Key, USUAL, count, number};
+use super::{Absent, Architecture, Constant, Key, Tables, USUAL, count, number};
 use crate::gguf::names::{Name, same};
 
 pub(super) const BERT: Architecture = Architecture {
@@ -12,7 +12,7 @@ pub(super) const BERT: Architecture = Architecture {
     only: USUAL,
     rotary: false,
     norms_plus_one: false,
-    tensors: &[TENSORS],
+    tensors: Tables::Always(&[TENSORS]),
 };
 
 const KEYS: &[Key] = &[

@@ -1,6 +1,6 @@
 //! Gemma 2: norms on both sides, kept with the 1 that a directory leaves out.
 
-use super::{Absent, Architecture, Constant, Key, ROTARY_DECODER, USUAL, count, llama::HALVES, number};
+use super::{Absent, Architecture, Constant, Key, ROTARY_DECODER, Tables, USUAL, count, llama::HALVES, number};
 use crate::gguf::names::{Name, same};
 
 pub(super) const GEMMA2: Architecture = Architecture {
@@ -12,7 +12,7 @@ pub(super) const GEMMA2: Architecture = Architecture {
     only: USUAL,
     rotary: true,
     norms_plus_one: true,
-    tensors: &[HALVES, TENSORS],
+    tensors: Tables::Always(&[HALVES, TENSORS]),
 };
 
 const KEYS: &[Key] = &[

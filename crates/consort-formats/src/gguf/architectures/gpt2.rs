@@ -1,6 +1,6 @@
 //! GPT-2: matrices are `[outputs, inputs]`, where a directory has the transposed ones.
 
-use super::{Absent, Architecture, Constant, Key, USUAL, count, number};
+use super::{Absent, Architecture, Constant, Key, Tables, USUAL, count, number};
 use crate::gguf::names::{Kept, Name, kept, same};
 
 pub(super) const GPT2: Architecture = Architecture {
@@ -12,7 +12,7 @@ pub(super) const GPT2: Architecture = Architecture {
     only: USUAL,
     rotary: false,
     norms_plus_one: false,
-    tensors: &[TENSORS],
+    tensors: Tables::Always(&[TENSORS]),
 };
 
 const KEYS: &[Key] = &[

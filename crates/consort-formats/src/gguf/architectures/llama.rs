@@ -2,7 +2,7 @@
 //! together where `transformers` turns the halves of a head, so the rows of query and key are interleaved in the file,
 //! and so are their biases.
 
-use super::{Architecture, Constant, ROTARY_DECODER, Switch, USUAL};
+use super::{Architecture, Constant, ROTARY_DECODER, Switch, Tables, USUAL};
 use crate::gguf::names::{Kept, Name, kept, same};
 
 pub(super) const LLAMA: Architecture = Architecture {
@@ -14,7 +14,7 @@ pub(super) const LLAMA: Architecture = Architecture {
     only: USUAL,
     rotary: true,
     norms_plus_one: false,
-    tensors: &[INTERLEAVED, DECODER],
+    tensors: Tables::Always(&[INTERLEAVED, DECODER]),
 };
 
 /// True where the tensor is there.

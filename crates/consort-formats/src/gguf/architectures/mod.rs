@@ -34,7 +34,35 @@ pub(crate) struct Architecture {
     pub(crate) rotary: bool,
     /// Files have 1 added to the weights of norms that directories keep as differences from 1.
     pub(crate) norms_plus_one: bool,
-    pub(crate) tensors: &'static [&'static [Name]],
+    pub(crate) tensors: Tables,
+}
+
+/// The names of an architecture's tensors, in several tables that are one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Tables {
+    Always(&'static [&'static [Name]]),
+    /// By whether the file has a tensor.
+    By {
+        tensor: &'static str,
+        present: &'static [&'static [Name]],
+        absent: &'static [&'static [Name]],
+    },
+}
+
+impl Tables {
+    /// Those of a file that `has` tensors.
+    pub(crate) fn of(self, has: impl Fn(&str) -> bool) -> &'static [&'static [Name]] {
+        match self {
+            Self::Always(tables) => tables,
+            Self::By { tensor, present, absent } => {
+                if has(tensor) {
+                    present
+                } else {
+                    absent
+                }
+            }
+        }
+    }
 }
 
 /// A key of the metadata and the one of `config.json` that says the same.

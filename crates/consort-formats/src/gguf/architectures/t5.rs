@@ -1,7 +1,7 @@
 //! T5, T5 1.1 and Flan-T5, and their encoders alone. A file says neither what the feed-forward network computes nor
 //! whether the head is scaled: a gate means GELU and no gate ReLU, and the original, whose head is the embedding, scales.
 
-use super::{Absent, Architecture, Constant, Key, Switch, USUAL, count, number};
+use super::{Absent, Architecture, Constant, Key, Switch, Tables, USUAL, count, number};
 use crate::gguf::names::{Name, same};
 
 pub(super) const T5: Architecture = Architecture {
@@ -21,7 +21,7 @@ pub(super) const T5: Architecture = Architecture {
     only: USUAL,
     rotary: false,
     norms_plus_one: false,
-    tensors: &[ENCODER, DECODER],
+    tensors: Tables::By { tensor: GATE, present: &[ENCODER, DECODER, GATED], absent: &[ENCODER, DECODER, PLAIN] },
 };
 
 pub(super) const T5_ENCODER: Architecture = Architecture {
@@ -33,8 +33,10 @@ pub(super) const T5_ENCODER: Architecture = Architecture {
     ..T5
 };
 
+const GATE: &str = "enc.blk.0.ffn_gate.weight";
+
 const FEED_FORWARD: Switch = Switch {
-    tensor: "enc.blk.0.ffn_gate.weight",
+    tensor: GATE,
     json: "feed_forward_proj",
     present: Constant::Text("gated-gelu"),
     absent: Constant::Text("relu"),
@@ -81,4 +83,16 @@ const DECODER: &[Name] = &[
     same("dec.blk.*.cross_attn_rel_b.weight", "decoder.block.*.layer.1.EncDecAttention.relative_attention_bias.weight"),
     same("dec.blk.*.ffn_norm.weight", "decoder.block.*.layer.2.layer_norm.weight"),
     same("dec.blk.*.ffn_down.weight", "decoder.block.*.layer.2.DenseReluDense.wo.weight"),
+];
+
+const PLAIN: &[Name] = &[
+    same("enc.blk.*.ffn_up.weight", "encoder.block.*.layer.1.DenseReluDense.wi.weight"),
+    same("dec.blk.*.ffn_up.weight", "decoder.block.*.layer.2.DenseReluDense.wi.weight"),
+];
+
+const GATED: &[Name] = &[
+    same("enc.blk.*.ffn_gate.weight", "encoder.block.*.layer.1.DenseReluDense.wi_0.weight"),
+    same("enc.blk.*.ffn_up.weight", "encoder.block.*.layer.1.DenseReluDense.wi_1.weight"),
+    same("dec.blk.*.ffn_gate.weight", "decoder.block.*.layer.2.DenseReluDense.wi_0.weight"),
+    same("dec.blk.*.ffn_up.weight", "decoder.block.*.layer.2.DenseReluDense.wi_1.weight"),
 ];
