@@ -78,7 +78,10 @@ pub(crate) fn read(parts: &[Part]) -> Result<Model, Error> {
     let config = config::build(architecture, &metadata, rows, &has, frequencies.as_ref())?;
     let vocabulary = vocabulary::read(&metadata, rows)?;
 
-    let tables = architecture.tensors.of(has);
+    let tables = match architecture.without {
+        Some((tensor, tables)) if !has(tensor) => tables,
+        _ => architecture.tensors,
+    };
     let tensors = tensors(tables, &config, infos, &sources);
     let reader = Reader::new(metadata.file, &config.value)?.named(&config.names);
     let Some(family) = FAMILIES.iter().find(|family| family.model_type == architecture.model_type) else {

@@ -1,6 +1,6 @@
 //! BERT: an encoder without pooler and without its masked-token head, which conversion leaves out.
 
-use super::{Absent, Architecture, Constant, Key, Tables, USUAL, count, number};
+use super::{Absent, Architecture, Constant, Key, USUAL, count, number};
 use crate::gguf::names::{Name, same};
 
 pub(super) const BERT: Architecture = Architecture {
@@ -10,9 +10,11 @@ pub(super) const BERT: Architecture = Architecture {
     constants: &[("hidden_act", Constant::Text("gelu"))],
     switches: &[],
     only: USUAL,
+    derived: None,
     rotary: false,
     norms_plus_one: false,
-    tensors: Tables::Always(&[TENSORS]),
+    tensors: &[TENSORS],
+    without: None,
 };
 
 const KEYS: &[Key] = &[

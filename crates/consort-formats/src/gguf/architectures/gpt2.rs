@@ -1,6 +1,6 @@
 //! GPT-2: matrices are `[outputs, inputs]`, where a directory has the transposed ones.
 
-use super::{Absent, Architecture, Constant, Key, Tables, USUAL, count, number};
+use super::{Absent, Architecture, Constant, Key, USUAL, count, number};
 use crate::gguf::names::{Kept, Name, kept, same};
 
 pub(super) const GPT2: Architecture = Architecture {
@@ -10,9 +10,11 @@ pub(super) const GPT2: Architecture = Architecture {
     constants: &[("activation_function", Constant::Text("gelu_new"))],
     switches: &[],
     only: USUAL,
+    derived: None,
     rotary: false,
     norms_plus_one: false,
-    tensors: Tables::Always(&[TENSORS]),
+    tensors: &[TENSORS],
+    without: None,
 };
 
 const KEYS: &[Key] = &[

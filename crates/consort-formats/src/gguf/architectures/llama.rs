@@ -2,7 +2,7 @@
 //! together where `transformers` turns the halves of a head, so the rows of query and key are interleaved in the file,
 //! and so are their biases.
 
-use super::{Architecture, Constant, ROTARY_DECODER, Switch, Tables, USUAL};
+use super::{Architecture, Constant, ROTARY_DECODER, Switch, USUAL};
 use crate::gguf::names::{Kept, Name, kept, same};
 
 pub(super) const LLAMA: Architecture = Architecture {
@@ -12,9 +12,11 @@ pub(super) const LLAMA: Architecture = Architecture {
     constants: &[("hidden_act", Constant::Text("silu"))],
     switches: &[flag("blk.0.attn_q.bias", "attention_bias"), flag("blk.0.ffn_up.bias", "mlp_bias")],
     only: USUAL,
+    derived: None,
     rotary: true,
     norms_plus_one: false,
-    tensors: Tables::Always(&[INTERLEAVED, DECODER]),
+    tensors: &[INTERLEAVED, DECODER],
+    without: None,
 };
 
 /// True where the tensor is there.

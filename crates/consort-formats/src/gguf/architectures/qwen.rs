@@ -1,7 +1,7 @@
 //! Qwen 2, 2.5 and 3: Llama's names, rows of heads in halves as in a directory.
 
 use super::{
-    Architecture, Constant, ROTARY_DECODER, Tables, USUAL,
+    Architecture, Constant, ROTARY_DECODER, USUAL,
     llama::{DECODER, HALVES},
 };
 use crate::gguf::names::{Name, same};
@@ -16,17 +16,15 @@ pub(super) const QWEN2: Architecture = Architecture {
     constants: &[("hidden_act", Constant::Text("silu")), FULL],
     switches: &[],
     only: USUAL,
+    derived: None,
     rotary: true,
     norms_plus_one: false,
-    tensors: Tables::Always(&[HALVES, DECODER]),
+    tensors: &[HALVES, DECODER],
+    without: None,
 };
 
-pub(super) const QWEN3: Architecture = Architecture {
-    name: "qwen3",
-    model_type: "qwen3",
-    tensors: Tables::Always(&[HALVES, HEAD_NORMS, DECODER]),
-    ..QWEN2
-};
+pub(super) const QWEN3: Architecture =
+    Architecture { name: "qwen3", model_type: "qwen3", tensors: &[HALVES, HEAD_NORMS, DECODER], ..QWEN2 };
 
 const HEAD_NORMS: &[Name] = &[
     same("blk.*.attn_q_norm.weight", "model.layers.*.self_attn.q_norm.weight"),
