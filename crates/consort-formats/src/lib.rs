@@ -1,14 +1,18 @@
-//! Reads model directories: a configuration becomes a [`TransformerConfig`](consort_core::TransformerConfig), tensors
-//! become the weights of its slots.
+//! Reads model directories and GGUF files: a configuration becomes a
+//! [`TransformerConfig`](consort_core::TransformerConfig), tensors become the weights of its slots.
 //!
 //! - **A family is a mapping table, not a model.** `families/` has one file for each `model_type`: which configuration
 //!   keys make which choices, with the reference's defaults, and which tensor fills which slot. Adding a family adds a
 //!   file there and nothing to the graph.
+//! - **A GGUF file is a directory by other names.** `gguf/architectures/` has, for each `general.architecture`, tables of
+//!   metadata keys and of tensor names beside those of Hugging Face files; with them the same families read both. The
+//!   tables are data and go both ways. Messages call keys and tensors as the file does.
 //! - **Files are not trusted.** Sizes, offsets, types and paths are checked before anything is used; no file makes this
 //!   crate panic, read outside of it, or take more memory than a small multiple of its size.
 //! - **Everything is accounted for.** Each slot is filled or named as missing, each shape is checked against the
 //!   configuration, each tensor is used or named as unused.
-//! - **Weights stay in their files,** memory-mapped, with their stored type; transposed and fused matrices are strides.
+//! - **Weights stay in their files,** memory-mapped, with their stored type, blocks of quantised ones included; transposed and fused
+//!   matrices are strides, interleaved rows a list.
 //!
 //! The reference for what keys mean and what they default to is `transformers` 5.23, which also reads what version 4
 //! wrote.

@@ -186,10 +186,7 @@ impl OpenModel {
         if !self.has_tokenizer() {
             return Ok(None);
         }
-        let mut tokenizer = self.usable_tokenizer()?.to_embedded(self.source_vocabulary())?;
-        if let Some(template) = self.chat_template()? {
-            tokenizer.chat_template = Some(template.source().to_owned());
-        }
+        let tokenizer = consort_text::Embedded::default();
         Ok(Some(vocabulary(tokenizer)))
     }
 

@@ -76,8 +76,10 @@ pub(crate) fn build(
     if architecture.rotary {
         rotary(architecture, metadata, &mut config, frequencies)?;
     }
-    if architecture.name == "gemma2" {
-        gemma2_scale(&mut config);
+    if let Some((json, derive)) = architecture.derived
+        && let Some(value) = derive(&config)
+    {
+        config.set(json, "general.architecture".to_owned(), Value::from(value));
     }
     tokens(architecture, metadata, &mut config, rows)?;
     Ok(config)
@@ -160,9 +162,13 @@ fn lengths(architecture: &Architecture, metadata: &Metadata<'_>, config: &Config
 }
 
 /// C, where the configuration says it or D and H do.
-fn head_width(config: &Config) -> Option<usize> {
+pub(crate) fn head_width(config: &Config) -> Option<usize> {
     let given = config.count("head_dim").or_else(|| config.count("d_kv"));
-    let of = |width: &str, heads: &str| config.count(width)?.checked_div(config.count(heads)?);
+    // Heads that do not divide the width are the family's to refuse.
+    let of = |width: &str, heads: &str| {
+        let (width, heads) = (config.count(width)?, config.count(heads)?);
+        (width > 0 && width.checked_rem(heads) == Some(0)).then(|| width / heads)
+    };
     given.or_else(|| of("hidden_size", "num_attention_heads")).or_else(|| of("n_embd", "n_head"))
 }
 
@@ -268,17 +274,6 @@ fn scale_frequencies(metadata: &Metadata<'_>, config: &mut Config, frequencies: 
         config.set(json, TENSOR.to_owned(), value);
     }
     Ok(())
-}
-
-/// The scale of scores, which no key has: the model of 27 billion parameters, known by its 46 layers, takes D/H where the
-/// others take C (llama.cpp, `LLM_TYPE_27B`).
-fn gemma2_scale(config: &mut Config) {
-    let large = config.count("num_hidden_layers") == Some(46);
-    let of_width = || config.count("hidden_size")?.checked_div(config.count("num_attention_heads")?);
-    let scalar = if large { of_width() } else { head_width(config) };
-    if let Some(scalar) = scalar {
-        config.set("query_pre_attn_scalar", "gemma2.attention.key_length".to_owned(), Value::from(scalar));
-    }
 }
 
 /// What generation needs of the special tokens. A turn's end ends a text as well.

@@ -302,27 +302,28 @@ fn place<'a>(
 
     let start = (end as u64).next_multiple_of(alignment);
     let data = (total as u64).saturating_sub(start);
-    let mut expected = 0u64;
+    // Each by itself first, so that a tensor is blamed for itself and not for what it does to its neighbours.
+    for Described { info, offset, length } in &tensors {
+        let error = |what: String| Err(Error::tensor(file, info.name, what));
+        if !offset.is_multiple_of(alignment) {
+            return error(format!("begins at byte {offset} of the data, which is no multiple of {alignment}"));
+        }
+        if offset.checked_add(*length).is_none_or(|last| last > data) {
+            return error(format!(
+                "{length} bytes from byte {offset} of the data on, of which the file has {data}: truncated or damaged"
+            ));
+        }
+    }
+    let mut expected = 0;
     let mut placed = Vec::with_capacity(tensors.len());
     for Described { mut info, offset, length } in tensors {
-        let error = |what: String| Error::tensor(file, info.name, what);
-        if !offset.is_multiple_of(alignment) {
-            return Err(error(format!("begins at byte {offset} of the data, which is no multiple of {alignment}")));
-        }
-        let last = match offset.checked_add(length) {
-            Some(last) if last <= data => last,
-            _ => {
-                return Err(error(format!(
-                    "{length} bytes from byte {offset} of the data on, of which the file has {data}: truncated or \
-                     damaged"
-                )));
-            }
-        };
         if offset != expected {
             let what =
                 if offset < expected { "overlaps the tensor before it, which ends" } else { "leaves a gap after" };
-            return Err(error(format!("begins at byte {offset} of the data, {what} at byte {expected}")));
+            let what = format!("begins at byte {offset} of the data, {what} at byte {expected}");
+            return Err(Error::tensor(file, info.name, what));
         }
+        let last = offset + length;
         expected = last.next_multiple_of(alignment);
         // Inside the file, whose length is a usize.
         info.bytes = (start + offset) as usize..(start + last) as usize;

@@ -22,7 +22,7 @@ use self::{
     config::Config,
     header::Info,
     metadata::Metadata,
-    names::Kept,
+    names::{Kept, Name},
 };
 pub(crate) use self::{
     header::is_ours,
@@ -78,7 +78,11 @@ pub(crate) fn read(parts: &[Part]) -> Result<Model, Error> {
     let config = config::build(architecture, &metadata, rows, &has, frequencies.as_ref())?;
     let vocabulary = vocabulary::read(&metadata, rows)?;
 
-    let tensors = tensors(architecture, &config, infos, &sources);
+    let tables = match architecture.without {
+        Some((tensor, tables)) if !has(tensor) => tables,
+        _ => architecture.tensors,
+    };
+    let tensors = tensors(tables, &config, infos, &sources);
     let reader = Reader::new(metadata.file, &config.value)?.named(&config.names);
     let Some(family) = FAMILIES.iter().find(|family| family.model_type == architecture.model_type) else {
         return Err(unknown(&metadata, architecture.name));
@@ -149,17 +153,17 @@ fn stored_vector(source: &Arc<Source>, info: &Info<'_>) -> Result<StoredTensor, 
 
 /// The tensors by the names that the family's table has.
 fn tensors(
-    architecture: &'static Architecture,
+    tables: &'static [&'static [Name]],
     config: &Config,
     infos: BTreeMap<&str, (usize, Info<'_>)>,
     sources: &[Arc<Source>],
 ) -> Tensors {
     let heads = config.count("num_attention_heads").unwrap_or(1);
     let key_heads = config.count("num_key_value_heads").unwrap_or(heads);
-    let mut tensors = Tensors { tables: architecture.tensors, ..Tensors::default() };
+    let mut tensors = Tensors { tables, ..Tensors::default() };
     for (name, (place, info)) in infos {
         let Some(source) = sources.get(place) else { continue };
-        let Some((found_by, row)) = names::from_file(architecture.tensors, name) else {
+        let Some((found_by, row)) = names::from_file(tables, name) else {
             if name != FREQUENCIES {
                 tensors.unlisted.push(name.to_owned());
             }

@@ -17,7 +17,6 @@ const ALIGNMENT: usize = 32;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value {
     U32(u32),
-    I32(i32),
     F32(f32),
     Bool(bool),
     Text(String),
@@ -25,8 +24,6 @@ pub(crate) enum Value {
     I32s(Vec<i32>),
     F32s(Vec<f32>),
     Bytes(Vec<u8>),
-    /// As another file has it, in version 3's form: the number of its type, and its bytes.
-    Raw(u32, Vec<u8>),
 }
 
 /// A tensor to write.
@@ -138,10 +135,6 @@ fn put(out: &mut Vec<u8>, value: &Value) {
             number(out, 4);
             out.extend(value.to_le_bytes());
         }
-        Value::I32(value) => {
-            number(out, 5);
-            out.extend(value.to_le_bytes());
-        }
         Value::F32(value) => {
             number(out, 6);
             out.extend(value.to_le_bytes());
@@ -169,10 +162,6 @@ fn put(out: &mut Vec<u8>, value: &Value) {
         Value::Bytes(values) => {
             array(out, 0, values.len());
             out.extend(values);
-        }
-        Value::Raw(kind, bytes) => {
-            number(out, *kind);
-            out.extend(bytes);
         }
     }
 }

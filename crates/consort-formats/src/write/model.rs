@@ -95,6 +95,11 @@ pub fn write_gguf(
         Some(planned) => planned.parts(weights, path),
         None => Ok(frequencies.iter().cloned().collect()),
     };
+    if architecture.norms_plus_one {
+        for stack in [&mut config.encoder, &mut config.decoder].into_iter().flatten() {
+            stack.norm.unit_offset = false; // 1 is added in the file
+        }
+    }
     let check = |written: &Path| {
         let again = crate::open(written)?;
         match difference(&config, &again.config) {
@@ -372,5 +377,99 @@ fn file_type(dtype: WeightDType) -> u32 {
         WeightDType::Q5_K => 16,
         WeightDType::Q6_K => 18,
         WeightDType::BF16 => 32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::Model;
+
+    fn golden(name: &str) -> Model {
+        crate::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)).unwrap()
+    }
+
+    fn write(model: &Model, path: &Path, dtype: WeightDType) -> Result<Written, Error> {
+        let parts = Parts { config: &model.config, name: "golden", vocabulary: None, decoder_start: Some(0) };
+        write_gguf(path, parts, &model.weights, dtype, &mut |_, _| true)
+    }
+
+    #[test]
+    fn goldens_read_as_they_were() {
+        let mut architectures = std::collections::BTreeSet::new();
+        let folder = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden")).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let model = golden(&name);
+            let path = folder.path().join(&name);
+            let written = match write(&model, &path, WeightDType::F32) {
+                Ok(written) => written,
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(error.contains("GGUF has no place"), "{name}: {error}");
+                    assert!(!path.exists(), "{name}");
+                    continue;
+                }
+            };
+            architectures.insert(written.architecture.clone());
+            let again = crate::open(&path).unwrap();
+            assert!(again.unused.is_empty(), "{name}: {:?}", again.unused);
+            assert_eq!(again.dtype, "f32", "{name}");
+            for (slot, other) in again.weights.iter() {
+                let weight = model.weights.get(slot).unwrap();
+                // Norms that are kept as differences from 1 have it added in the file.
+                let one = if model.family.starts_with("gemma") && slot.ends_with("norm.weight") { 1.0 } else { 0.0 };
+                for output in 0..weight.shape()[0] {
+                    let expected = weight.row(output).map(|x| f64::from((x + one) as f32));
+                    assert!(expected.eq(other.row(output)), "{name}: {slot}, output {output}");
+                }
+            }
+        }
+        for needed in ["llama", "qwen2", "qwen3", "gemma2", "gpt2", "bert", "t5"] {
+            assert!(architectures.contains(needed), "no golden could be written as {needed}: {architectures:?}");
+        }
+    }
+
+    #[test]
+    fn blocks_are_what_the_core_makes_of_rows() {
+        let model = golden("gguf-blocks");
+        let folder = tempfile::tempdir().unwrap();
+        for dtype in [WeightDType::Q8_0, WeightDType::Q4_0, WeightDType::Q4_K, WeightDType::Q6_K, WeightDType::BF16] {
+            let path = folder.path().join(dtype.name());
+            write(&model, &path, dtype).unwrap();
+            let again = crate::open(&path).unwrap();
+            for (slot, other) in again.weights.iter() {
+                let weight = model.weights.get(slot).unwrap();
+                let kept = match weight.shape()[0] {
+                    1 => WeightDType::F32,
+                    _ => dtype.mixed(slot == model.config.head_slot(), weight.shape()[1]),
+                };
+                assert_eq!(other.dtype(), kept, "{slot}");
+                for output in [0, weight.shape()[0] - 1] {
+                    let mut expected: Vec<f64> = weight.row(output).collect();
+                    if weight.dtype() != kept {
+                        kept.round(&mut expected);
+                    }
+                    assert!(other.row(output).eq(expected), "{slot} as {kept}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_gguf_cannot_say_is_refused_before_there_is_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, what) in [
+            ("bart", "GGUF has no place for models of the family 'bart'"),
+            ("llama-dynamic", "GGUF has no place for what this model has as decoder.attention.positions"),
+            ("mistral", "GGUF has no place for what this model has as decoder.attention.windows"),
+        ] {
+            let path = folder.path().join(name);
+            let error = write(&golden(name), &path, WeightDType::Q8_0).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

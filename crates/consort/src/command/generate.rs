@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::{ArgGroup, Args};
 use consort_core::sample::Choice;
 use consort_generate::{Event, Finish, Flow, Output, Request, Settings, Timings};
-use consort_text::{ChatMessage, ChatTemplate, Detokenizer, StopTexts};
+use consort_text::{ChatMessage, Detokenizer, StopTexts};
 use serde_json::{Value, json};
 
 use super::{Common, ModelPath, TokenIds, Usage, encode, interrupt, note, parse_tokens};

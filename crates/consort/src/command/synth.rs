@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use consort_core::{TransformerConfig, WeightDType, model::RandomWeights};
-use consort_formats::{Parts, write_directory, write_gguf};
+use consort_formats::{Parts, Vocabulary, write_directory, write_gguf};
 
 use super::{interrupt, note, progress::Progress, weight_dtype};
 
@@ -38,13 +38,34 @@ impl Synth {
         let gguf = self.out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
         let family = if gguf {
             let name = self.config.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let parts = Parts { config: &config, name: &name, vocabulary: None, decoder_start: Some(0) };
+            let parts =
+                Parts { config: &config, name: &name, vocabulary: Some(&vocabulary(&config)), decoder_start: Some(0) };
             write_gguf(&self.out, parts, &weights, self.dtype, &mut tell)?.architecture
         } else {
             write_directory(&self.out, &config, &weights, self.dtype, &mut tell)?
         };
         note(format_args!("wrote {} ({family}, {})", self.out.display(), self.dtype));
         Ok(())
+    }
+}
+
+/// A stand-in for a tokenizer, which other engines want even where only ids are run: bytes, and a word for each other id.
+fn vocabulary(config: &TransformerConfig) -> Vocabulary {
+    let rows = config.encoder.iter().chain(&config.decoder).map(|stack| stack.vocabulary).max().unwrap_or_default();
+    let special = [("<unk>", 2), ("<s>", 3), ("</s>", 3)].map(|(text, kind)| (text.to_owned(), kind));
+    let bytes = (0..256).map(|byte| (format!("<0x{byte:02X}>"), 6));
+    let words = (0..rows).map(|word| (format!("w{word}"), 1));
+    let (tokens, kinds) = special.into_iter().chain(bytes).chain(words).take(rows).unzip();
+    Vocabulary {
+        model: "llama".to_owned(),
+        pre: Some("default".to_owned()),
+        tokens,
+        scores: vec![0.0; rows],
+        kinds,
+        unk: Some(0),
+        bos: Some(1),
+        eos: Some(2),
+        ..Vocabulary::default()
     }
 }
 

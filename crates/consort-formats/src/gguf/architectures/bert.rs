@@ -10,9 +10,11 @@ pub(super) const BERT: Architecture = Architecture {
     constants: &[("hidden_act", Constant::Text("gelu"))],
     switches: &[],
     only: USUAL,
+    derived: None,
     rotary: false,
     norms_plus_one: false,
     tensors: &[TENSORS],
+    without: None,
 };
 
 const KEYS: &[Key] = &[

@@ -1,7 +1,10 @@
 //! Gemma 2: norms on both sides, kept with the 1 that a directory leaves out.
 
 use super::{Absent, Architecture, Constant, Key, ROTARY_DECODER, USUAL, count, llama::HALVES, number};
-use crate::gguf::names::{Name, same};
+use crate::gguf::{
+    config::{Config, head_width},
+    names::{Name, same},
+};
 
 pub(super) const GEMMA2: Architecture = Architecture {
     name: "gemma2",
@@ -10,10 +13,21 @@ pub(super) const GEMMA2: Architecture = Architecture {
     constants: &[("hidden_activation", Constant::Text("gelu_pytorch_tanh"))],
     switches: &[],
     only: USUAL,
+    derived: Some(("query_pre_attn_scalar", score_scalar)),
     rotary: true,
     norms_plus_one: true,
     tensors: &[HALVES, TENSORS],
+    without: None,
 };
+
+/// What scores are scaled by the root of, which no key has: the model of 27 billion parameters, known by its 46 layers,
+/// takes D/H where the others take C (llama.cpp, `LLM_TYPE_27B`).
+fn score_scalar(config: &Config) -> Option<usize> {
+    if config.count("num_hidden_layers") == Some(46) {
+        return config.count("hidden_size")?.checked_div(config.count("num_attention_heads")?);
+    }
+    head_width(config)
+}
 
 const KEYS: &[Key] = &[
     count(".attention.sliding_window", "sliding_window", Absent::Left),

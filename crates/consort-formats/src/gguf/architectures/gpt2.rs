@@ -10,9 +10,11 @@ pub(super) const GPT2: Architecture = Architecture {
     constants: &[("activation_function", Constant::Text("gelu_new"))],
     switches: &[],
     only: USUAL,
+    derived: None,
     rotary: false,
     norms_plus_one: false,
     tensors: &[TENSORS],
+    without: None,
 };
 
 const KEYS: &[Key] = &[

@@ -12,9 +12,11 @@ pub(super) const LLAMA: Architecture = Architecture {
     constants: &[("hidden_act", Constant::Text("silu"))],
     switches: &[flag("blk.0.attn_q.bias", "attention_bias"), flag("blk.0.ffn_up.bias", "mlp_bias")],
     only: USUAL,
+    derived: None,
     rotary: true,
     norms_plus_one: false,
     tensors: &[INTERLEAVED, DECODER],
+    without: None,
 };
 
 /// True where the tensor is there.

@@ -15,7 +15,7 @@ mod t5;
 
 use serde_json::Value;
 
-use super::names::Name;
+use super::{config::Config, names::Name};
 
 /// One `general.architecture`.
 #[derive(Debug)]
@@ -30,11 +30,16 @@ pub(crate) struct Architecture {
     pub(crate) switches: &'static [Switch],
     /// Keys (without the architecture's name) whose other values mean a transformer that the family is not.
     pub(crate) only: &'static [(&'static str, Only)],
+    /// A count of `config.json` that follows from the others.
+    pub(crate) derived: Option<(&'static str, fn(&Config) -> Option<usize>)>,
     /// Rotary positions turn whole heads.
     pub(crate) rotary: bool,
     /// Files have 1 added to the weights of norms that directories keep as differences from 1.
     pub(crate) norms_plus_one: bool,
+    /// Every name. Where one of a file's names could be two, the first counts.
     pub(crate) tensors: &'static [&'static [Name]],
+    /// The tables that are read instead where a file has no tensor of the name in front.
+    pub(crate) without: Option<(&'static str, &'static [&'static [Name]])>,
 }
 
 /// A key of the metadata and the one of `config.json` that says the same.

@@ -16,9 +16,11 @@ pub(super) const QWEN2: Architecture = Architecture {
     constants: &[("hidden_act", Constant::Text("silu")), FULL],
     switches: &[],
     only: USUAL,
+    derived: None,
     rotary: true,
     norms_plus_one: false,
     tensors: &[HALVES, DECODER],
+    without: None,
 };
 
 pub(super) const QWEN3: Architecture =

@@ -19,9 +19,11 @@ pub(super) const T5: Architecture = Architecture {
         },
     ],
     only: USUAL,
+    derived: None,
     rotary: false,
     norms_plus_one: false,
-    tensors: &[ENCODER, DECODER],
+    tensors: &[ENCODER, DECODER, GATED, PLAIN],
+    without: Some((GATE, &[ENCODER, DECODER, PLAIN])),
 };
 
 pub(super) const T5_ENCODER: Architecture = Architecture {
@@ -33,8 +35,10 @@ pub(super) const T5_ENCODER: Architecture = Architecture {
     ..T5
 };
 
+const GATE: &str = "enc.blk.0.ffn_gate.weight";
+
 const FEED_FORWARD: Switch = Switch {
-    tensor: "enc.blk.0.ffn_gate.weight",
+    tensor: GATE,
     json: "feed_forward_proj",
     present: Constant::Text("gated-gelu"),
     absent: Constant::Text("relu"),
@@ -81,4 +85,16 @@ const DECODER: &[Name] = &[
     same("dec.blk.*.cross_attn_rel_b.weight", "decoder.block.*.layer.1.EncDecAttention.relative_attention_bias.weight"),
     same("dec.blk.*.ffn_norm.weight", "decoder.block.*.layer.2.layer_norm.weight"),
     same("dec.blk.*.ffn_down.weight", "decoder.block.*.layer.2.DenseReluDense.wo.weight"),
+];
+
+const PLAIN: &[Name] = &[
+    same("enc.blk.*.ffn_up.weight", "encoder.block.*.layer.1.DenseReluDense.wi.weight"),
+    same("dec.blk.*.ffn_up.weight", "decoder.block.*.layer.2.DenseReluDense.wi.weight"),
+];
+
+const GATED: &[Name] = &[
+    same("enc.blk.*.ffn_gate.weight", "encoder.block.*.layer.1.DenseReluDense.wi_0.weight"),
+    same("enc.blk.*.ffn_up.weight", "encoder.block.*.layer.1.DenseReluDense.wi_1.weight"),
+    same("dec.blk.*.ffn_gate.weight", "decoder.block.*.layer.2.DenseReluDense.wi_0.weight"),
+    same("dec.blk.*.ffn_up.weight", "decoder.block.*.layer.2.DenseReluDense.wi_1.weight"),
 ];
