@@ -190,10 +190,12 @@ fn trace(golden: &Golden) -> Result<(), Failed> {
     if records.len() as u64 != asked {
         return Err(format!("{} records of {asked} operations", records.len()).into());
     }
-    if records.iter().any(|record| record.place.ends_with(".1.attention")) {
+    let config = consort_formats::open(&golden.directory)?.config;
+    let last = format!(".{}.attention", config.output_stack()?.layers - 1);
+    if records.iter().any(|record| record.place.ends_with(&last)) {
         Ok(())
     } else {
-        Err("no record names its place in layer 1's attention".into())
+        Err("no record names its place in the last layer's attention".into())
     }
 }
 
