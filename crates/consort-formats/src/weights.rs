@@ -258,13 +258,15 @@ fn stored(name: &str, tensor: &Tensor, layout: Layout, slot: [usize; 2]) -> Resu
     };
     let [outputs, inputs] = slot;
     let vector = outputs == 1;
+    // A head of width 1 has a matrix of one output in a fused one of several.
+    let fused_vector = vector && tensor.shape.len() == 1;
     // What the file must hold for this slot, in the file's orientation.
     let file = match layout {
         Layout::Plain => [outputs, inputs],
         Layout::TransposedPart(_, parts) if vector => [1, inputs.saturating_mul(parts)],
         Layout::Transposed => [inputs, outputs],
         Layout::TransposedPart(_, parts) => [inputs, outputs.saturating_mul(parts)],
-        Layout::Fused { groups, each, .. } if vector => [1, groups.saturating_mul(each)],
+        Layout::Fused { groups, each, .. } if fused_vector => [1, groups.saturating_mul(each)],
         Layout::Fused { groups, each, .. } => [groups.saturating_mul(each), inputs],
     };
     let is = match *tensor.shape.as_slice() {
@@ -289,7 +291,7 @@ fn stored(name: &str, tensor: &Tensor, layout: Layout, slot: [usize; 2]) -> Resu
         Layout::TransposedPart(part, _) => {
             whole.and_then(|all| all.transposed().outputs(part * outputs..(part + 1) * outputs))
         }
-        Layout::Fused { groups, each, first } if vector => whole.and_then(|all| {
+        Layout::Fused { groups, each, first } if fused_vector => whole.and_then(|all| {
             let part = fused(all.transposed(), groups, each, first, inputs)?;
             Ok(part.transposed())
         }),

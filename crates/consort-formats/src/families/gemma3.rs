@@ -102,9 +102,19 @@ macro_rules! text {
     };
 }
 
-const EMBEDDING: &[&str] = text!("", "embed_tokens.weight").tensors;
+const EMBEDDING: &[&str] = &[
+    "model.embed_tokens.weight",
+    "model.language_model.embed_tokens.weight",
+    "language_model.model.embed_tokens.weight",
+];
 const HEAD: &[&str] = &["lm_head.weight", "language_model.lm_head.weight"];
-const EMBEDDING_OR_HEAD: &[&str] = &[EMBEDDING[0], EMBEDDING[1], EMBEDDING[2], HEAD[0], HEAD[1]];
+const EMBEDDING_OR_HEAD: &[&str] = &[
+    "model.embed_tokens.weight",
+    "model.language_model.embed_tokens.weight",
+    "language_model.model.embed_tokens.weight",
+    "lm_head.weight",
+    "language_model.lm_head.weight",
+];
 
 const TABLE: &[Row] = &[
     text!("decoder.*.attention.norm.weight", "layers.*.input_layernorm.weight"),

@@ -229,4 +229,6 @@ impl Classic {
 #[cfg(test)]
 mod decoder_tests;
 #[cfg(test)]
+mod file_tests;
+#[cfg(test)]
 mod tests;

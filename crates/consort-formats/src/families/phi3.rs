@@ -1,8 +1,6 @@
 //! Phi-3 (Abdin et al. 2024): Llama with query, key and value in one tensor, gate and up in another, a part of each head
 //! rotated, and a sliding window.
 
-use consort_core::config::{AttentionPositions, RotaryConfig, RotaryScaling};
-
 use super::{
     fused,
     llama::{Defaults, decoder},
@@ -10,7 +8,7 @@ use super::{
     rotary::{Keys, WHOLE},
 };
 use crate::{
-    error::Error,
+    error::{Error, printable},
     json::Reader,
     weights::{Mapping, Tensors},
 };
@@ -34,14 +32,8 @@ const QUERY_KEY_VALUE: &str = "model.layers.*.self_attn.qkv_proj.weight";
 const GATE_UP: &str = "model.layers.*.mlp.gate_up_proj.weight";
 
 pub(super) fn map(config: &Reader<'_>, tensors: &Tensors) -> Result<Mapping, Error> {
+    only_plain_rotary(config)?;
     let mut mapping = decoder(config, tensors, &DEFAULTS, |stack| {
-        if !matches!(
-            stack.attention.positions,
-            AttentionPositions::Rotary(RotaryConfig { scaling: RotaryScaling::None, .. })
-        ) {
-            let key = if config.has("rope_scaling") { "rope_scaling" } else { "rope_parameters" };
-            return Err(config.error(key, "of the rotary scalings of phi3 Consort has none: only rope type 'default'"));
-        }
         if let Some(window) = config.optional_size("sliding_window", None)? {
             stack.attention.windows = vec![window; stack.layers];
         }
@@ -57,4 +49,22 @@ pub(super) fn map(config: &Reader<'_>, tensors: &Tensors) -> Result<Mapping, Err
         mapping.rows.push(fused("decoder.*.feed_forward.up.weight", &[GATE_UP], 1, 2 * inner, inner));
     }
     Ok(mapping)
+}
+
+/// The reference has one other type, longrope (also called su, and once yarn), which changes all keys once a sequence has
+/// grown beyond the context that the model was first trained with.
+fn only_plain_rotary(config: &Reader<'_>) -> Result<(), Error> {
+    for key in ["rope_scaling", "rope_parameters"] {
+        let Some(parameters) = config.object(key)? else { continue };
+        let type_key = if parameters.has("rope_type") { "rope_type" } else { "type" };
+        let kind = if parameters.has(type_key) { parameters.text(type_key, "")? } else { "default" };
+        if kind != "default" {
+            let what = format!(
+                "'{}' is not supported for phi3, only 'default' is: use a variant of the model with its first context (4k)",
+                printable(kind)
+            );
+            return Err(parameters.error(type_key, what));
+        }
+    }
+    Ok(())
 }
