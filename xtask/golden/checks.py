@@ -135,10 +135,10 @@ def spread(case, result):
     return sd, least
 
 
-def inverse_frequencies(config, length):
-    """The rotary inverse frequencies and the factor on cos and sin, in plain Python."""
-    rope = config.rope_parameters
+def inverse_frequencies(config, rope, length):
+    """The rotary inverse frequencies of the parameters `rope` and the factor on cos and sin, in plain Python."""
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    dim = int(dim * rope.get("partial_rotary_factor", 1.0))
     theta, kind = rope["rope_theta"], rope["rope_type"]
     factor, attention = rope.get("factor"), 1.0
     if kind == "dynamic":
@@ -185,12 +185,11 @@ def inverse_frequencies(config, length):
 
 def tables_are_exact(case, model, tokens):
     """Recomputes rotary frequencies and sinusoid tables; `model` is as its evaluation left it."""
-    rope = reference.rope_state(model)
-    if rope is not None:
-        frequencies, attention = inverse_frequencies(model.config, len(tokens))
+    for parameters, inv_freq, scaling in reference.rope_states(model):
+        frequencies, attention = inverse_frequencies(model.config, parameters, len(tokens))
         expected = torch.tensor(frequencies, dtype=F64)
-        error = float((rope.inv_freq / expected - 1).abs().max())
-        if rope.inv_freq.dtype != F64 or error > 1e-14 or abs(rope.attention_scaling / attention - 1) > 1e-15:
+        error = float((inv_freq / expected - 1).abs().max())
+        if inv_freq.dtype != F64 or error > 1e-14 or abs(scaling / attention - 1) > 1e-15:
             fail(case, f"the rotary frequencies are off by {error:g}")
     for name, module in model.named_modules():
         if "Sinusoidal" in type(module).__name__:

@@ -67,6 +67,7 @@ class Case:
     embedding_sd: float = 1.0
     strip_prefix: str = ""  # removed from the tensor names in the file
     causal_masks: bool = False  # store the mask buffers that early GPT-2 files carry
+    saved_names: dict = dataclasses.field(default_factory=dict)  # where the file has another name than the model
     untie_head: bool = False  # for a class that ties whatever its configuration says
     v4: object = None  # None, or a function of the transformers-4 style dictionary (changes it in place)
     old_rope_key: bool = False  # write "type" for "rope_type" in the transformers-4 style
@@ -91,6 +92,22 @@ def with_dormant_window(window):
     return change
 
 
+def with_pattern(pattern):
+    """Gemma 3 had a number where later configurations have `layer_types`."""
+
+    def change(config):
+        without_layer_types(config)
+        config["sliding_window_pattern"] = pattern
+
+    return change
+
+
+def neox_names(config):
+    """GPT-NeoX has names of its own for what the others share."""
+    config["rotary_emb_base"] = config.pop("rope_theta")
+    config["rotary_pct"] = config.pop("partial_rotary_factor")
+
+
 def cases(s):
     """All cases at the sizes `s`, in a fixed order."""
     gpt2 = dict(
@@ -105,6 +122,16 @@ def cases(s):
     small_llama = llama | dict(
         hidden_size=s.small_width, num_attention_heads=s.small_heads, num_key_value_heads=s.small_kv_heads,
         intermediate_size=s.small_intermediate,
+    )  # fmt: skip
+    plain_llama = {k: v for k, v in llama.items() if k != "head_dim"} | dict(hidden_size=s.plain_width)
+    neox = dict(
+        vocab_size=s.vocabulary, hidden_size=s.plain_width, intermediate_size=s.intermediate, num_hidden_layers=2,
+        num_attention_heads=s.small_decoder_heads,
+        max_position_embeddings=s.positions, layer_norm_eps=2e-3, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    falcon = dict(
+        vocab_size=s.vocabulary, hidden_size=s.plain_width, num_hidden_layers=2, num_attention_heads=s.heads,
+        max_position_embeddings=s.positions, layer_norm_epsilon=2e-3, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
     bert = dict(
         vocab_size=s.vocabulary, hidden_size=s.width, num_attention_heads=s.heads, num_hidden_layers=2,
@@ -281,6 +308,106 @@ def cases(s):
             ],
             dtype=F16, embedding_sd=0.4, v4=without_layer_types,
         ),
+        Case(
+            "gemma", "gemma", hf.GemmaForCausalLM,
+            llama | rope(700.0) | dict(hidden_size=s.free_width, pad_token_id=0, bos_token_id=2, eos_token_id=1),
+            [{"hidden_act": "relu"}, {"rms_norm_eps": 1e-6}, {"rope.rope_theta": 777.0}],
+            dtype=BF16, embedding_sd=0.15, v4=lambda config: config.update(hidden_act="gelu"),
+        ),
+        Case(
+            "phi3", "phi3", hf.Phi3ForCausalLM,
+            plain_llama | rope(900.0, partial_rotary_factor=0.8) | dict(sliding_window=s.window, pad_token_id=3),
+            llama_moves + untied + [
+                {"sliding_window": s.window + 1}, {"sliding_window": None}, {"rope.partial_rotary_factor": 1.0},
+            ],
+            dtype=BF16, v4=keep,
+        ),
+        Case(
+            "starcoder2", "starcoder2", hf.Starcoder2ForCausalLM,
+            {k: v for k, v in plain_llama.items() if k != "rms_norm_eps"} | rope(600.0) | dict(
+                norm_epsilon=2e-3, sliding_window=s.window,
+            ),
+            [
+                {"hidden_act": "relu"}, {"norm_epsilon": 1e-5}, {"rope.rope_theta": 777.0},
+                {"sliding_window": s.window + 1}, {"sliding_window": None},
+            ],
+            dtype=F16, embedding_sd=0.4, v4=keep,
+        ),
+        Case(
+            "bloom", "bloom", hf.BloomForCausalLM,
+            dict(
+                vocab_size=s.vocabulary, hidden_size=s.width, n_layer=2, n_head=s.heads, layer_norm_epsilon=1e-3,
+                bos_token_id=1, eos_token_id=2, pad_token_id=3,
+            ),
+            [{"layer_norm_epsilon": 1e-5}, {"n_head": s.heads // 2}],
+            dtype=BF16, embedding_sd=0.4,
+        ),
+        Case(
+            "gpt-neox", "gpt_neox", hf.GPTNeoXForCausalLM, neox | rope(500.0, partial_rotary_factor=0.5),
+            [
+                {"hidden_act": "gelu_new"}, {"layer_norm_eps": 1e-5}, {"rope.rope_theta": 777.0},
+                {"rope.partial_rotary_factor": 0.25}, {"use_parallel_residual": False}, *untied,
+            ],
+            dtype=BF16, v4=neox_names, saved_names={"lm_head.weight": "embed_out.weight"},
+        ),
+        Case(
+            "gpt-neox-sequence", "gpt_neox", hf.GPTNeoXForCausalLM,
+            neox | rope(10000.0, "linear", partial_rotary_factor=0.5, factor=2.0) | dict(
+                use_parallel_residual=False, attention_bias=False, tie_word_embeddings=True, hidden_size=s.small_width * 2,
+            ),
+            [
+                {"hidden_act": "relu"}, {"layer_norm_eps": 1e-5}, {"rope.factor": 2.1}, {"rope.rope_theta": 777.0},
+                {"rope.partial_rotary_factor": 0.34}, {"use_parallel_residual": True},
+            ],
+            dtype=F16, embedding_sd=0.4, v4=neox_names,
+        ),
+        Case(
+            "falcon", "falcon", hf.FalconForCausalLM,
+            falcon | rope(500.0),
+            [
+                {"activation": "gelu_new"}, {"layer_norm_epsilon": 1e-5}, {"rope.rope_theta": 777.0},
+            ],
+            dtype=BF16, embedding_sd=0.4, v4=keep,
+        ),
+        Case(
+            "falcon-new", "falcon", hf.FalconForCausalLM,
+            falcon | rope(900.0) | dict(
+                new_decoder_architecture=True, num_kv_heads=s.kv_heads, bias=True, ffn_hidden_size=s.intermediate,
+                tie_word_embeddings=False,
+            ),
+            [
+                {"activation": "relu"}, {"layer_norm_epsilon": 1e-5}, {"rope.rope_theta": 777.0}, *untied,
+            ],
+            dtype=BF16, v4=keep,
+        ),
+        Case(
+            "falcon-sequence", "falcon", hf.FalconForCausalLM,
+            falcon | rope(900.0) | dict(multi_query=False, parallel_attn=False, bias=True),
+            [
+                {"activation": "relu"}, {"layer_norm_epsilon": 1e-5}, {"rope.rope_theta": 777.0},
+            ],
+            dtype=F16, embedding_sd=0.4, v4=keep,
+        ),
+        Case(
+            "gemma3", "gemma3_text", hf.Gemma3ForCausalLM,
+            llama | dict(
+                hidden_size=s.heads * 6, sliding_window=s.window, sliding_window_pattern=2, query_pre_attn_scalar=23,
+                final_logit_softcapping=5.0, pad_token_id=0, bos_token_id=2, eos_token_id=1,
+                rope_parameters=dict(
+                    full_attention=dict(rope_type="linear", factor=2.5, rope_theta=800.0),
+                    sliding_attention=dict(rope_type="default", rope_theta=90.0),
+                ),
+            ),
+            [
+                {"hidden_activation": "gelu"}, {"rms_norm_eps": 1e-6}, {"sliding_window": s.window + 1},
+                {"query_pre_attn_scalar": 24}, {"final_logit_softcapping": 5.1}, {"final_logit_softcapping": None},
+                {"rope.full_attention": dict(rope_type="linear", factor=2.6, rope_theta=800.0)},
+                {"rope.full_attention": dict(rope_type="linear", factor=2.5, rope_theta=777.0)},
+                {"rope.sliding_attention": dict(rope_type="default", rope_theta=91.0)},
+                {"layer_types": ["full_attention", "sliding_attention"]}, {"sliding_window_pattern": 3},
+            ],
+            dtype=F16, embedding_sd=0.4, v4=with_pattern(2),
+        ),
         Case("bert", "bert", hf.BertForMaskedLM, bert, bert_moves),
         Case(
             "bert-base", "bert", hf.BertModel, bert | dict(layer_norm_eps=1e-3, hidden_act="relu"),
@@ -325,8 +452,14 @@ def transformers_4_style(case, config):
     old["torch_dtype"] = old.pop("dtype")
     old["transformers_version"] = "4.46.0"
     parameters = old.pop("rope_parameters", None)
-    if parameters is not None:
+    if parameters is not None and "full_attention" in parameters:
+        full, sliding = parameters["full_attention"], parameters["sliding_attention"]
+        old["rope_theta"], old["rope_local_base_freq"] = full.pop("rope_theta"), sliding.pop("rope_theta")
+        old["rope_scaling"] = full
+    elif parameters is not None:
         old["rope_theta"] = parameters.pop("rope_theta")
+        if "partial_rotary_factor" in parameters:
+            old["partial_rotary_factor"] = parameters.pop("partial_rotary_factor")
         kind = parameters.pop("rope_type")
         key = "type" if case.old_rope_key else "rope_type"
         old["rope_scaling"] = None if kind == "default" else {key: kind, **parameters}

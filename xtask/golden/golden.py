@@ -104,8 +104,9 @@ def save(case, model, directory):
         return []
     file = directory / "model.safetensors"
     tensors = load_file(file)
-    if tensors.keys() != reference.stored(model).keys():
-        difference = tensors.keys() ^ reference.stored(model).keys()
+    expected = {case.saved_names.get(name, name) for name in reference.stored(model)}
+    if tensors.keys() != expected:
+        difference = tensors.keys() ^ expected
         checks.fail(case, f"the file and the model disagree on {sorted(difference)}")
     unused = sorted(name for name in tensors if name.startswith("pooler."))
     if case.strip_prefix or case.causal_masks:

@@ -6,11 +6,15 @@ import re
 
 import torch
 from torch import nn
+from transformers.models.bloom import modeling_bloom
 
 from families import TOGGLE
 from precision import F64, Float64, OnlyFloat64
 
 NEW_TOKENS = 12
+
+# BLOOM spells gelu's tanh form out, with eight digits of the square root of 2/pi: float64 sees the rest.
+modeling_bloom.bloom_gelu_forward = lambda x: nn.functional.gelu(x, approximate="tanh")
 
 
 def generator(*key):
@@ -67,10 +71,11 @@ def distribution(case, model, name):
     if "Norm" in kind:
         # Query and key norms set the spread of the scores.
         centre = 1.4 if re.search("[qk]_norm$", owner) else 1.0
-        if case.family == "gemma2":
+        if case.family.startswith("gemma"):
             # Gemma multiplies by 1 + weight. The norms after each block decide how much the blocks
             # add to the large embeddings; without weight there, a tied head only repeats its input.
-            centre = 2.0 if re.search("post_.*layernorm$", owner) else 0.0
+            after = case.family != "gemma" and re.search("post_.*layernorm$", owner)
+            centre = 2.0 if after else centre - 1.0
         return centre, 0.2
     if isinstance(module, nn.Embedding):
         if "relative_attention_bias" in owner:
@@ -79,13 +84,13 @@ def distribution(case, model, name):
             return 0.0, 1.0 if post_norm else 0.6
         return 0.0, case.embedding_sd
     fan_in = module.weight.shape[0 if kind == "Conv1D" else 1]
-    if re.search(r"lm_head$", owner):
+    if re.search(r"(lm_head|embed_out)$", owner):
         gain = 3.0
-    elif re.search(r"(q_proj|k_proj|query|key|c_attn)$", owner):
+    elif re.search(r"(q_proj|k_proj|query|key|c_attn|qkv_proj|query_key_value)$", owner):
         gain = 2.5 if post_norm else 1.5
     elif re.search(r"Attention\.[qk]$", owner):  # T5 does not scale its scores
         gain = 0.95
-    elif re.search(r"(o_proj|down_proj|c_proj|out_proj|fc2|\.o|\.wo|output\.dense)$", owner):
+    elif re.search(r"(o_proj|down_proj|c_proj|out_proj|fc2|\.o|\.wo|output\.dense|attention\.dense|dense_4h_to_h)$", owner):
         # What the blocks write must outweigh the embeddings, for a tied head not to repeat its
         # input; with a norm after each block it already does.
         gain = 0.8 if post_norm else 2.0
@@ -113,9 +118,18 @@ def batch(tokens):
     return torch.tensor([tokens])
 
 
-def rope_state(model):
-    """The rotary module of a decoder-only model, or None."""
-    return getattr(getattr(model, "model", None), "rotary_emb", None)
+def rope_states(model):
+    """Parameters, inverse frequencies and factor of each rotation of a decoder-only model; none without rotation."""
+    rope = getattr(model.base_model, "rotary_emb", None)
+    if rope is None:
+        return []
+    parameters = model.config.rope_parameters
+    if "full_attention" not in parameters:
+        return [(parameters, rope.inv_freq, rope.attention_scaling)]
+    return [
+        (parameters[kind], getattr(rope, f"{kind}_inv_freq"), getattr(rope, f"{kind}_attention_scaling"))
+        for kind in rope.layer_types
+    ]
 
 
 def evaluate(model, tokens, decoder_tokens=None):

@@ -20,8 +20,8 @@ from precision import F64, Float64, OnlyFloat64
 
 # Smoothing of the labels, for each golden that has training files.
 SMOOTHING = {
-    "llama-tied-bias": 0.0, "qwen3": 0.0, "gemma2": 0.0, "gpt2": 0.0, "bert": 0.0, "t5": 0.0, "bart": 0.0,
-    paper.NAME: 0.1,
+    "llama-tied-bias": 0.0, "qwen3": 0.0, "gemma2": 0.0, "gpt2": 0.0, "gpt-neox": 0.0, "bert": 0.0, "t5": 0.0,
+    "bart": 0.0, paper.NAME: 0.1,
 }  # fmt: skip
 SOURCES = (10, 6)  # lengths
 INPUTS = (12, 7)
@@ -171,9 +171,11 @@ def of_transformers(case, model, draw, directory, thorough):
     kind = "both" if config.is_encoder_decoder else "encoder" if case.family == "bert" else "decoder"
     start = config.decoder_start_token_id if config.is_encoder_decoder else None
     sequences = batch(draw, kind, config.vocab_size, start)
-    return write(
-        case.name, directory, parameters, evaluate, sequences, lambda key: key.removeprefix(case.strip_prefix), thorough
-    )
+
+    def file_name(key):
+        return case.saved_names.get(key, key).removeprefix(case.strip_prefix)
+
+    return write(case.name, directory, parameters, evaluate, sequences, file_name, thorough)
 
 
 def of_paper(shape, weights, vocabulary, draw, directory, thorough):

@@ -187,6 +187,7 @@ fn stack(causal: bool, cross: bool) -> StackConfig {
             query_key_norm: true,
             soft_cap: Some(5.0),
             windows: if causal { vec![3, 0] } else { Vec::new() },
+            window_rotary: None,
             positions: AttentionPositions::Relative { buckets: 6, max_distance: 5 },
         },
         cross_attention: cross,
@@ -215,6 +216,18 @@ fn llama_like() -> TransformerConfig {
     };
     let head = HeadConfig { tied: true, bias: true, scale: 0.5, soft_cap: Some(9.0), transform: None };
     TransformerConfig { width: 10, encoder: None, decoder: Some(decoder), shared_embedding: false, head: Some(head) }
+}
+
+/// Attention and feed-forward network side by side, with a rotation of its own for the layer that has a window.
+fn parallel() -> TransformerConfig {
+    let mut config = llama_like();
+    if let Some(stack) = &mut config.decoder {
+        let rotary =
+            RotaryConfig { width: 2, theta: 9.0, pairing: RotaryPairing::Halves, scaling: RotaryScaling::None };
+        stack.attention.window_rotary = Some(rotary);
+        stack.placement = Placement::ParallelSharedNorm;
+    }
+    config
 }
 
 fn bert_like() -> TransformerConfig {
@@ -306,7 +319,8 @@ impl Trained {
 /// is of order h⁴ = 1e-12 and the rounding of the loss over h, 1e-13.
 #[test]
 fn models_of_every_shape_against_finite_differences() {
-    for (name, config) in [("llama", llama_like()), ("bert", bert_like()), ("t5", t5_like())] {
+    for (name, config) in [("llama", llama_like()), ("parallel", parallel()), ("bert", bert_like()), ("t5", t5_like())]
+    {
         let trained = Trained::load(&config);
         let gradients = trained.gradients();
         let parameters = trained.tape.backend().parameters();
@@ -402,7 +416,7 @@ fn a_master_is_packed_anew() {
 
 #[test]
 fn recording_does_not_change_what_is_computed() {
-    for config in [llama_like(), bert_like(), t5_like()] {
+    for config in [llama_like(), parallel(), bert_like(), t5_like()] {
         let device = Device::new(Single::new());
         let plain = Transformer::load(&device, &config, &weights(&config), LoadOptions::default()).unwrap();
         let tape = Device::new(Autodiff::new(Device::new(Single::new())));

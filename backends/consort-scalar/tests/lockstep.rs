@@ -136,6 +136,7 @@ fn config() -> TransformerConfig {
                 query_key_norm: false,
                 soft_cap: None,
                 windows: vec![0, 3],
+                window_rotary: None,
                 positions: AttentionPositions::Rotary(rotary),
             },
             cross_attention: false,

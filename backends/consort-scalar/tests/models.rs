@@ -40,6 +40,7 @@ fn stack(width: usize, heads: usize) -> StackConfig {
             query_key_norm: false,
             soft_cap: None,
             windows: Vec::new(),
+            window_rotary: None,
             positions: AttentionPositions::None,
         },
         cross_attention: false,
@@ -227,6 +228,38 @@ fn windows_norms_placements_and_caps() {
                 stack.final_norm = true;
             }),
         );
+    }
+}
+
+#[test]
+fn parallel_blocks_and_rotations_by_layer() {
+    for placement in [Placement::Parallel, Placement::ParallelSharedNorm] {
+        let rotary =
+            |theta| RotaryConfig { width: 2, theta, pairing: RotaryPairing::Halves, scaling: RotaryScaling::None };
+        let config = with(decoder_only(12, 3), |stack| {
+            stack.placement = placement;
+            stack.attention.windows = vec![2, 0];
+            stack.attention.positions = AttentionPositions::Rotary(rotary(1e4));
+            stack.attention.window_rotary = Some(rotary(9.0));
+        });
+        consistent(Oracle::new(), &config);
+        let norms = config.slots().iter().filter(|slot| slot.name.ends_with("feed_forward.norm.weight")).count();
+        assert_eq!(norms, if placement == Placement::Parallel { 2 } else { 0 });
+
+        let refused = |change: fn(&mut StackConfig)| match with(config.clone(), change).validate() {
+            Err(Error::Config { field, .. }) => field,
+            other => panic!("{other:?}"),
+        };
+        let odd =
+            |stack: &mut StackConfig| stack.attention.window_rotary.iter_mut().for_each(|rotary| rotary.width = 3);
+        assert_eq!(refused(odd), "decoder.attention.window_rotary.width");
+        let unrotated = |stack: &mut StackConfig| stack.attention.positions = AttentionPositions::LinearBias;
+        assert_eq!(refused(unrotated), "decoder.attention.window_rotary");
+        let mut reading = encoder_decoder(12, 3);
+        if let Some(stack) = &mut reading.decoder {
+            stack.placement = placement;
+        }
+        assert!(matches!(reading.validate(), Err(Error::Config { field, .. }) if field == "decoder.placement"));
     }
 }
 

@@ -152,6 +152,9 @@ pub struct AttentionConfig {
     /// Positions that enter through the scores.
     #[serde(default)]
     pub positions: AttentionPositions,
+    /// Rotary positions of the layers that have a window, where they differ from the others' (Gemma 3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_rotary: Option<RotaryConfig>,
 }
 
 /// Positions that act inside self-attention.
@@ -317,6 +320,18 @@ pub enum Placement {
     Post,
     /// `x + post_norm(f(norm(x)))` (Gemma 2).
     Sandwich,
+    /// Attention and feed-forward side by side, each with its norm: `x + attention(norm(x)) + feed_forward(norm'(x))`
+    /// (GPT-NeoX).
+    Parallel,
+    /// The same with one norm for both, the attention's (Falcon 7B).
+    ParallelSharedNorm,
+}
+
+impl Placement {
+    /// Whether attention and feed-forward read the same `x`.
+    pub fn is_parallel(self) -> bool {
+        matches!(self, Self::Parallel | Self::ParallelSharedNorm)
+    }
 }
 
 /// Hidden state to logits.
@@ -479,7 +494,9 @@ impl StackConfig {
             return Err(Error::config("width", format!("sinusoidal positions need an even width, not {width}")));
         }
         match attention.positions {
-            AttentionPositions::Rotary(rotary) => rotary.validate(stack, attention.head_width)?,
+            AttentionPositions::Rotary(rotary) => {
+                rotary.validate(&at("attention.positions"), attention.head_width)?;
+            }
             AttentionPositions::Relative { buckets, max_distance } => {
                 if buckets > MAX_SIZE || !relative_buckets_fit(!self.causal, buckets, max_distance) {
                     return Err(Error::config(
@@ -490,13 +507,22 @@ impl StackConfig {
             }
             AttentionPositions::None | AttentionPositions::LinearBias => {}
         }
+        if let Some(rotary) = attention.window_rotary {
+            if !matches!(attention.positions, AttentionPositions::Rotary(_)) {
+                return Err(Error::config(at("attention.window_rotary"), "needs rotary positions in the other layers"));
+            }
+            rotary.validate(&at("attention.window_rotary"), attention.head_width)?;
+        }
+        if self.placement.is_parallel() && self.cross_attention {
+            return Err(Error::config(at("placement"), "cross-attention has no place in a parallel block"));
+        }
         Ok(())
     }
 }
 
 impl RotaryConfig {
-    fn validate(&self, stack: &str, head_width: usize) -> Result<(), Error> {
-        let at = |field: &str| format!("{stack}.attention.positions.{field}");
+    fn validate(&self, place: &str, head_width: usize) -> Result<(), Error> {
+        let at = |field: &str| format!("{place}.{field}");
         if self.width == 0 || !self.width.is_multiple_of(2) || self.width > head_width {
             return Err(Error::config(
                 at("width"),

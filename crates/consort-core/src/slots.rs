@@ -33,7 +33,7 @@ impl TransformerConfig {
     ///
     /// `S` is `encoder` or `decoder`, `i` a layer from 0. A decoder with a shared embedding has no
     /// `decoder.embedding.tokens.weight`, a tied head no `head.output.weight`. `post_norm` is there in sandwich
-    /// placement only.
+    /// placement only; `feed_forward.norm` is not where it shares the attention's.
     pub fn slots(&self) -> Vec<Slot> {
         let mut slots = Slots(Vec::new());
         if let Some(encoder) = &self.encoder {
@@ -117,7 +117,9 @@ impl Slots {
             }
             self.projection(&format!("{name}.up"), inner.width, width, inner.bias);
             self.projection(&format!("{name}.down"), width, inner.width, inner.bias);
-            self.sublayer_norms(&name, config, width);
+            if config.placement != Placement::ParallelSharedNorm {
+                self.sublayer_norms(&name, config, width);
+            }
         }
         if config.final_norm {
             self.norm(&format!("{stack}.norm"), &config.norm, width);

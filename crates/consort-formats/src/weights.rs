@@ -156,6 +156,16 @@ pub(crate) enum Layout {
     Transposed,
     /// Part `.0` of `.1` equal ones, side by side along the outputs of a transposed matrix, or of a vector.
     TransposedPart(usize, usize),
+    /// A part of a fused projection or its bias, whose outputs come in `groups` equal ones of `each` outputs: what stands
+    /// from output `first` on in every group.
+    Fused {
+        /// Groups.
+        groups: usize,
+        /// Outputs of a group, those of other slots included.
+        each: usize,
+        /// First output of this slot's in a group.
+        first: usize,
+    },
 }
 
 /// Where a slot's weight is in the files of a family.
@@ -312,12 +322,16 @@ fn stored(name: &str, tensor: &Tensor, layout: Layout, slot: [usize; 2]) -> Resu
     };
     let [outputs, inputs] = slot;
     let vector = outputs == 1;
+    // A head of width 1 has a matrix of one output in a fused one of several.
+    let fused_vector = vector && tensor.shape.len() == 1;
     // What the file must hold for this slot, in the file's orientation.
     let file = match layout {
         Layout::Plain => [outputs, inputs],
         Layout::TransposedPart(_, parts) if vector => [1, inputs.saturating_mul(parts)],
         Layout::Transposed => [inputs, outputs],
         Layout::TransposedPart(_, parts) => [inputs, outputs.saturating_mul(parts)],
+        Layout::Fused { groups, each, .. } if fused_vector => [1, groups.saturating_mul(each)],
+        Layout::Fused { groups, each, .. } => [groups.saturating_mul(each), inputs],
     };
     let is = match *tensor.shape.as_slice() {
         [n] => [1, n],
@@ -341,6 +355,11 @@ fn stored(name: &str, tensor: &Tensor, layout: Layout, slot: [usize; 2]) -> Resu
         Layout::TransposedPart(part, _) => {
             whole.and_then(|all| all.transposed().outputs(part * outputs..(part + 1) * outputs))
         }
+        Layout::Fused { groups, each, first } if fused_vector => whole.and_then(|all| {
+            let part = fused(all.transposed(), groups, each, first, inputs)?;
+            Ok(part.transposed())
+        }),
+        Layout::Fused { groups, each, first } => whole.and_then(|all| fused(all, groups, each, first, outputs)),
     };
     part.map_err(|problem| error(problem.to_string()))
 }
@@ -358,6 +377,23 @@ fn halves(outputs: usize, heads: usize) -> Vec<usize> {
         }
     }
     order
+}
+
+/// `outputs` of a fused matrix, as [`Layout::Fused`] says; consecutive ones stay a choice of strides.
+fn fused(
+    all: StoredTensor,
+    groups: usize,
+    each: usize,
+    first: usize,
+    outputs: usize,
+) -> Result<StoredTensor, consort_core::Error> {
+    let count = outputs / groups.max(1);
+    if groups == 1 {
+        return all.outputs(first..first + count);
+    }
+    let order: Vec<usize> =
+        (0..groups).flat_map(|group| (0..count).map(move |place| group * each + first + place)).collect();
+    all.reordered(&order)
 }
 
 /// A slot's name with its layer as `*`, and the layer.

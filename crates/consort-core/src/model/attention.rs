@@ -11,11 +11,12 @@ use super::{
 use crate::{
     backend::{Backend, CacheOf, TensorOf, WeightOf},
     cache::CachePlan,
-    config::{RotaryPairing, StackConfig},
+    config::{RotaryConfig, RotaryPairing, StackConfig},
     decompose,
     device::Device,
     error::{Error, Result},
     operation::{AttentionAttributes, Fused, Mask, ScoreBias},
+    positions::rotary_table,
     scope,
 };
 
@@ -24,6 +25,23 @@ pub(super) struct Rotary<B: Backend> {
     pub(super) tables: [TensorOf<B>; 2],
     pub(super) ids: TensorOf<B>,
     pub(super) pairing: RotaryPairing,
+}
+
+impl<B: Backend> Rotary<B> {
+    pub(super) fn new(
+        device: &Device<B>,
+        config: &RotaryConfig,
+        positions: &[usize],
+        lengths: &[usize],
+    ) -> Result<Self> {
+        let sizes = [positions.len(), config.width / 2];
+        let [cos, sin] = rotary_table(config, positions, lengths);
+        Ok(Self {
+            tables: [device.upload_floats(&cos, &sizes)?, device.upload_floats(&sin, &sizes)?],
+            ids: device.upload_ids((0..positions.len() as u32).collect())?,
+            pairing: config.pairing,
+        })
+    }
 }
 
 pub(super) struct Attention<B: Backend> {

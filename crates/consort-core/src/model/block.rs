@@ -16,7 +16,8 @@ pub(super) struct Block<B: Backend> {
     attention_norms: Norms<B>,
     pub(super) cross_attention: Option<(Attention<B>, Norms<B>)>,
     feed_forward: FeedForward<B>,
-    feed_forward_norms: Norms<B>,
+    /// `None` where the attention's serves both.
+    feed_forward_norms: Option<Norms<B>>,
 }
 
 /// The norms around one sub-layer.
@@ -39,12 +40,18 @@ impl<B: Backend> Block<B> {
             None
         };
         let feed_forward = FeedForward::load(loader, &name("feed_forward"), &config.feed_forward)?;
-        let feed_forward_norms = Norms::load(loader, &name("feed_forward"), config)?;
+        let feed_forward_norms = match config.placement {
+            Placement::ParallelSharedNorm => None,
+            _ => Some(Norms::load(loader, &name("feed_forward"), config)?),
+        };
         Ok(Self { attention, attention_norms, cross_attention, feed_forward, feed_forward_norms })
     }
 
     /// `[T, D] → [T, D]`.
     pub(super) fn run(&self, layer: &mut Layer<'_, '_, B>, x: TensorOf<B>) -> Result<TensorOf<B>> {
+        if self.attention_norms.placement.is_parallel() {
+            return self.run_parallel(layer, x);
+        }
         let device = layer.device;
         let mut x = {
             let _scope = scope::enter("attention");
@@ -55,7 +62,24 @@ impl<B: Backend> Block<B> {
             x = norms.around(device, x, |x, residual| attention.run_cross(layer, x, residual))?;
         }
         let _scope = scope::enter("feed_forward");
-        self.feed_forward_norms.around(device, x, |x, residual| self.feed_forward.run(device, x, residual))
+        let norms = self.feed_forward_norms.as_ref().unwrap_or(&self.attention_norms);
+        norms.around(device, x, |x, residual| self.feed_forward.run(device, x, residual))
+    }
+
+    /// Both sub-layers read `x`; the attention's sum is the feed-forward network's residual.
+    fn run_parallel(&self, layer: &mut Layer<'_, '_, B>, x: TensorOf<B>) -> Result<TensorOf<B>> {
+        let device = layer.device;
+        let (mut normed, sum) = {
+            let _scope = scope::enter("attention");
+            let normed = self.attention_norms.norm.run(device, x.clone())?;
+            let sum = self.attention.run_own(layer, normed.clone(), Some(x.clone()))?;
+            (normed, sum)
+        };
+        let _scope = scope::enter("feed_forward");
+        if let Some(norms) = &self.feed_forward_norms {
+            normed = norms.norm.run(device, x)?;
+        }
+        self.feed_forward.run(device, normed, Some(sum))
     }
 }
 
@@ -83,7 +107,7 @@ impl<B: Backend> Norms<B> {
                 let y = sublayer(self.norm.run(device, x.clone())?, None)?;
                 device.add(x, post_norm.run(device, y)?)
             }
-            (Placement::Pre | Placement::Sandwich, _) => {
+            (Placement::Pre | Placement::Sandwich | Placement::Parallel | Placement::ParallelSharedNorm, _) => {
                 let normed = self.norm.run(device, x.clone())?;
                 sublayer(normed, Some(x))
             }

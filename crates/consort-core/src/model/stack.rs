@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result},
     kv_cache::StepPlan,
     operation::{ScoreBias, Segments},
-    positions::{linear_bias_slopes, rotary_table},
+    positions::linear_bias_slopes,
     scope,
 };
 
@@ -134,6 +134,7 @@ impl<B: Backend> Stack<B> {
             self.embedding.run(device, &ids, positions)?
         };
         let rotary = self.rotary(device, positions, lengths)?;
+        let window_rotary = self.window_rotary(device, positions, lengths)?;
         for (index, block) in self.blocks.iter().enumerate() {
             let _scope = scope::enter_index(index);
             if let Some(observer) = &mut pass.observer {
@@ -143,7 +144,10 @@ impl<B: Backend> Stack<B> {
                 device,
                 stack: self.kind,
                 index,
-                rotary: rotary.as_ref(),
+                rotary: match &window_rotary {
+                    Some(other) if self.config.window(index).is_some() => Some(other),
+                    _ => rotary.as_ref(),
+                },
                 bias: self.bias.as_ref(),
                 score_bias: self.score_bias,
                 pass,
@@ -162,13 +166,13 @@ impl<B: Backend> Stack<B> {
 
     fn rotary(&self, device: &Device<B>, positions: &[usize], lengths: &[usize]) -> Result<Option<Rotary<B>>> {
         let AttentionPositions::Rotary(config) = self.config.attention.positions else { return Ok(None) };
-        let sizes = [positions.len(), config.width / 2];
-        let [cos, sin] = rotary_table(&config, positions, lengths);
-        Ok(Some(Rotary {
-            tables: [device.upload_floats(&cos, &sizes)?, device.upload_floats(&sin, &sizes)?],
-            ids: device.upload_ids((0..positions.len() as u32).collect())?,
-            pairing: config.pairing,
-        }))
+        Rotary::new(device, &config, positions, lengths).map(Some)
+    }
+
+    /// What layers with a window rotate by, where it differs.
+    fn window_rotary(&self, device: &Device<B>, positions: &[usize], lengths: &[usize]) -> Result<Option<Rotary<B>>> {
+        let Some(config) = self.config.attention.window_rotary else { return Ok(None) };
+        Rotary::new(device, &config, positions, lengths).map(Some)
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) fn encoder_decoder(config: &Reader<'_>, tensors: &Tensors, choices: &
         let heads = config.size(heads_key, 16)?;
         let mut stack = Classic {
             vocabulary,
-            context,
+            context: Some(context),
             layers: config.layers(layers, 12)?,
             heads,
             head_width: head_width(config, width, heads, heads_key)?,

@@ -31,7 +31,7 @@ pub(super) fn map(config: &Reader<'_>, tensors: &Tensors) -> Result<Mapping, Err
     let activation = activation(config, "hidden_act", config.text("hidden_act", "gelu")?)?;
     let mut stack = Classic {
         vocabulary: config.size("vocab_size", 30522)?,
-        context,
+        context: Some(context),
         layers: config.layers(&["num_hidden_layers"], 12)?,
         heads,
         head_width: head_width(config, width, heads, "num_attention_heads")?,

@@ -4,9 +4,9 @@
 use consort_core::config::Placement;
 
 use super::{
-    llama::{Defaults, decoder},
+    llama::{Defaults, EPSILON, decoder},
     refuse,
-    rotary::windows,
+    rotary::{WHOLE, windows},
 };
 use crate::{
     error::Error,
@@ -23,6 +23,8 @@ const DEFAULTS: Defaults = Defaults {
     key_value_heads: Some(4),
     head_width: Some(256),
     context: 8192,
+    rotary: WHOLE,
+    epsilon: EPSILON,
     activation: ("hidden_activation", "gelu_pytorch_tanh"),
     tied: true,
 };
@@ -33,7 +35,7 @@ pub(super) fn map(config: &Reader<'_>, tensors: &Tensors) -> Result<Mapping, Err
         stack.attention.input_bias = config.flag("attention_bias", false)?;
         stack.attention.output_bias = stack.attention.input_bias;
         stack.attention.scale = config.positive("query_pre_attn_scalar", 256.0)?.powf(-0.5);
-        stack.attention.soft_cap = cap(config, "attn_logit_softcapping", 50.0)?;
+        stack.attention.soft_cap = cap(config, "attn_logit_softcapping", Some(50.0))?;
         let window = config.optional_size("sliding_window", Some(4096))?;
         stack.attention.windows = windows(config, stack.layers, window, |layer| layer % 2 == 0)?;
         stack.norm.unit_offset = true;
@@ -45,7 +47,7 @@ pub(super) fn map(config: &Reader<'_>, tensors: &Tensors) -> Result<Mapping, Err
         stack.embedding.scale = width.sqrt();
     }
     if let Some(head) = &mut mapping.config.head {
-        head.soft_cap = cap(config, "final_logit_softcapping", 30.0)?;
+        head.soft_cap = cap(config, "final_logit_softcapping", Some(30.0))?;
     }
     // Llama's name for the norm before the feed-forward network is here the one after the attention.
     mapping.rows.retain(|row| row.slot != "decoder.*.feed_forward.norm.weight");
@@ -54,10 +56,11 @@ pub(super) fn map(config: &Reader<'_>, tensors: &Tensors) -> Result<Mapping, Err
 }
 
 /// A cap; null switches it off.
-fn cap(config: &Reader<'_>, key: &str, default: f64) -> Result<Option<f64>, Error> {
+pub(super) fn cap(config: &Reader<'_>, key: &str, default: Option<f64>) -> Result<Option<f64>, Error> {
     match config.get(key) {
+        None => Ok(default),
         Some(serde_json::Value::Null) => Ok(None),
-        _ => config.positive(key, default).map(Some),
+        Some(_) => config.positive(key, 1.0).map(Some),
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) fn map(config: &Reader<'_>, tensors: &Tensors) -> Result<Mapping, Err
     let context = config.size_of(&["n_positions", "max_position_embeddings"], 1024)?;
     let mut stack = Classic {
         vocabulary: config.size("vocab_size", 50257)?,
-        context,
+        context: Some(context),
         layers: config.layers(&["n_layer", "num_hidden_layers"], 12)?,
         heads,
         head_width: head_width(config, width, heads, "n_head")?,

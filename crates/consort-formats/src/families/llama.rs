@@ -6,7 +6,11 @@ use consort_core::config::{
     Placement, StackConfig, TransformerConfig,
 };
 
-use super::{activation, head_width, headless, rotary::rotary, score_scale, tied};
+use super::{
+    activation, head_width, headless,
+    rotary::{Keys, Rotary, WHOLE, rotary},
+    score_scale, tied,
+};
 use crate::{
     error::Error,
     json::Reader,
@@ -28,10 +32,15 @@ pub(super) struct Defaults {
     /// `None`: D / H.
     pub(super) head_width: Option<usize>,
     pub(super) context: usize,
+    pub(super) rotary: Keys,
+    /// Key and default of the epsilon of norms.
+    pub(super) epsilon: (&'static str, f64),
     /// Key and default of the activation.
     pub(super) activation: (&'static str, &'static str),
     pub(super) tied: bool,
 }
+
+pub(super) const EPSILON: (&str, f64) = ("rms_norm_eps", 1e-6);
 
 const DEFAULTS: Defaults = Defaults {
     vocabulary: 32000,
@@ -42,6 +51,8 @@ const DEFAULTS: Defaults = Defaults {
     key_value_heads: None,
     head_width: None,
     context: 2048,
+    rotary: WHOLE,
+    epsilon: EPSILON,
     activation: ("hidden_act", "silu"),
     tied: false,
 };
@@ -62,49 +73,7 @@ pub(super) fn decoder(
     defaults: &Defaults,
     change: impl FnOnce(&mut StackConfig) -> Result<(), Error>,
 ) -> Result<Mapping, Error> {
-    let width = config.size("hidden_size", defaults.width)?;
-    let heads = config.size("num_attention_heads", defaults.heads)?;
-    let head_width = match config.optional_size("head_dim", defaults.head_width)? {
-        Some(given) => given,
-        None => head_width(config, width, heads, "num_attention_heads")?,
-    };
-    let (rotary, context) = rotary(config, head_width, config.size("max_position_embeddings", defaults.context)?)?;
-    let (activation_key, default_activation) = defaults.activation;
-    let mut stack = StackConfig {
-        vocabulary: config.size("vocab_size", defaults.vocabulary)?,
-        context,
-        layers: config.layers(&["num_hidden_layers"], defaults.layers)?,
-        causal: true,
-        embedding: EmbeddingConfig::default(),
-        attention: AttentionConfig {
-            heads,
-            key_value_heads: config.optional_size("num_key_value_heads", defaults.key_value_heads)?.unwrap_or(heads),
-            head_width,
-            scale: score_scale(head_width),
-            inverse_layer_scale: false,
-            input_bias: false,
-            output_bias: false,
-            query_key_norm: false,
-            soft_cap: None,
-            windows: Vec::new(),
-            positions: AttentionPositions::Rotary(rotary),
-        },
-        cross_attention: false,
-        feed_forward: FeedForwardConfig {
-            width: config.size("intermediate_size", defaults.inner)?,
-            activation: activation(config, activation_key, config.text(activation_key, default_activation)?)?,
-            gated: true,
-            bias: false,
-        },
-        norm: NormConfig {
-            kind: NormKind::Rms,
-            epsilon: config.number("rms_norm_eps", 1e-6)?,
-            bias: false,
-            unit_offset: false,
-        },
-        placement: Placement::Pre,
-        final_norm: true,
-    };
+    let (width, mut stack) = stack(config, defaults)?;
     change(&mut stack)?;
 
     let tied = tied(tensors, config.flag("tie_word_embeddings", defaults.tied)?, "model.", &[EMBEDDING], HEAD);
@@ -124,6 +93,57 @@ pub(super) fn decoder(
         // Frequencies that old versions saved with the weights.
         silent: vec!["model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"],
     })
+}
+
+/// The stack of a decoder like Llama's, and its width.
+pub(super) fn stack(config: &Reader<'_>, defaults: &Defaults) -> Result<(usize, StackConfig), Error> {
+    let width = config.size("hidden_size", defaults.width)?;
+    let heads = config.size("num_attention_heads", defaults.heads)?;
+    let head_width = match config.optional_size("head_dim", defaults.head_width)? {
+        Some(given) => given,
+        None => head_width(config, width, heads, "num_attention_heads")?,
+    };
+    let context = config.size("max_position_embeddings", defaults.context)?;
+    let Rotary { all: rotary, window: window_rotary, context } = rotary(config, defaults.rotary, head_width, context)?;
+    let (epsilon_key, default_epsilon) = defaults.epsilon;
+    let (activation_key, default_activation) = defaults.activation;
+    let stack = StackConfig {
+        vocabulary: config.size("vocab_size", defaults.vocabulary)?,
+        context,
+        layers: config.layers(&["num_hidden_layers"], defaults.layers)?,
+        causal: true,
+        embedding: EmbeddingConfig::default(),
+        attention: AttentionConfig {
+            heads,
+            key_value_heads: config.optional_size("num_key_value_heads", defaults.key_value_heads)?.unwrap_or(heads),
+            head_width,
+            scale: score_scale(head_width),
+            inverse_layer_scale: false,
+            input_bias: false,
+            output_bias: false,
+            query_key_norm: false,
+            soft_cap: None,
+            windows: Vec::new(),
+            window_rotary,
+            positions: AttentionPositions::Rotary(rotary),
+        },
+        cross_attention: false,
+        feed_forward: FeedForwardConfig {
+            width: config.size("intermediate_size", defaults.inner)?,
+            activation: activation(config, activation_key, config.text(activation_key, default_activation)?)?,
+            gated: true,
+            bias: false,
+        },
+        norm: NormConfig {
+            kind: NormKind::Rms,
+            epsilon: config.number(epsilon_key, default_epsilon)?,
+            bias: false,
+            unit_offset: false,
+        },
+        placement: Placement::Pre,
+        final_norm: true,
+    };
+    Ok((width, stack))
 }
 
 const TABLE: &[Row] = &[

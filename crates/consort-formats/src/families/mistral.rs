@@ -1,8 +1,8 @@
 //! Mistral (Jiang et al. 2023): Llama with a sliding window, in all layers unless `layer_types` says otherwise.
 
 use super::{
-    llama::{Defaults, decoder},
-    rotary::windows,
+    llama::{Defaults, EPSILON, decoder},
+    rotary::{WHOLE, windows},
 };
 use crate::{
     error::Error,
@@ -19,6 +19,8 @@ const DEFAULTS: Defaults = Defaults {
     key_value_heads: Some(8),
     head_width: None,
     context: 4096 * 32,
+    rotary: WHOLE,
+    epsilon: EPSILON,
     activation: ("hidden_act", "silu"),
     tied: false,
 };

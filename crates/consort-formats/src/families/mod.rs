@@ -7,15 +7,22 @@
 
 mod bart;
 mod bert;
+mod bloom;
 pub(crate) mod export;
+mod falcon;
+mod gemma;
 mod gemma2;
+mod gemma3;
 mod gpt2;
+mod gpt_neox;
 mod llama;
 mod marian;
 mod mistral;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod rotary;
+mod starcoder2;
 mod t5;
 
 use consort_core::config::{
@@ -26,7 +33,7 @@ use consort_core::config::{
 use crate::{
     error::{Error, printable},
     json::{Reader, found},
-    weights::{Mapping, Tensors},
+    weights::{Layout, Mapping, Row, Tensors},
 };
 
 /// One `model_type`.
@@ -37,16 +44,24 @@ pub(crate) struct Family {
 }
 
 /// All families, in alphabetical order.
-pub(crate) const FAMILIES: [Family; 10] = [
+pub(crate) const FAMILIES: [Family; 18] = [
     Family { model_type: "bart", map: bart::map },
     Family { model_type: "bert", map: bert::map },
+    Family { model_type: "bloom", map: bloom::map },
+    Family { model_type: "falcon", map: falcon::map },
+    Family { model_type: "gemma", map: gemma::map },
     Family { model_type: "gemma2", map: gemma2::map },
+    Family { model_type: "gemma3", map: gemma3::map_with_vision },
+    Family { model_type: "gemma3_text", map: gemma3::map },
     Family { model_type: "gpt2", map: gpt2::map },
+    Family { model_type: "gpt_neox", map: gpt_neox::map },
     Family { model_type: "llama", map: llama::map },
     Family { model_type: "marian", map: marian::map },
     Family { model_type: "mistral", map: mistral::map },
+    Family { model_type: "phi3", map: phi3::map },
     Family { model_type: "qwen2", map: qwen2::map },
     Family { model_type: "qwen3", map: qwen3::map },
+    Family { model_type: "starcoder2", map: starcoder2::map },
     Family { model_type: "t5", map: t5::map },
 ];
 
@@ -117,6 +132,31 @@ fn refuse(config: &Reader<'_>, key: &str) -> Result<(), Error> {
     if config.flag(key, false)? { Err(config.error(key, "true is not supported")) } else { Ok(()) }
 }
 
+/// A slot whose weight is part of a fused one; see [`Layout::Fused`].
+fn fused(slot: &'static str, tensors: &'static [&'static str], groups: usize, each: usize, first: usize) -> Row {
+    Row { slot, tensors, layout: Layout::Fused { groups, each, first } }
+}
+
+/// Rows of query, key and value, weights first, where one tensor has all three: in `groups` equal parts, each with its
+/// queries, then its keys, then its values.
+fn query_key_value(
+    attention: &AttentionConfig,
+    groups: usize,
+    [weight, bias]: [&'static [&'static str]; 2],
+) -> [Row; 6] {
+    let of = |heads: usize| (heads / groups.max(1)).saturating_mul(attention.head_width);
+    let (queries, keys) = (of(attention.heads), of(attention.key_value_heads));
+    let each = queries.saturating_add(keys.saturating_mul(2));
+    [
+        fused("decoder.*.attention.query.weight", weight, groups, each, 0),
+        fused("decoder.*.attention.key.weight", weight, groups, each, queries),
+        fused("decoder.*.attention.value.weight", weight, groups, each, queries.saturating_add(keys)),
+        fused("decoder.*.attention.query.bias", bias, groups, each, 0),
+        fused("decoder.*.attention.key.bias", bias, groups, each, queries),
+        fused("decoder.*.attention.value.bias", bias, groups, each, queries.saturating_add(keys)),
+    ]
+}
+
 /// Whether the head reads the token embedding: the configuration says so, and the files do not keep a different matrix
 /// for each. Files that keep both with different values mean both, whatever the configuration says (so does
 /// `transformers` 5).
@@ -140,7 +180,7 @@ fn headless(config: &Reader<'_>) -> Result<bool, Error> {
 /// Stacks of the older kind, with absolute positions, layer norms and biases everywhere.
 struct Classic {
     vocabulary: usize,
-    context: usize,
+    context: Option<usize>,
     layers: usize,
     heads: usize,
     head_width: usize,
@@ -155,7 +195,7 @@ impl Classic {
     fn stack(self, causal: bool) -> StackConfig {
         StackConfig {
             vocabulary: self.vocabulary,
-            context: Some(self.context),
+            context: self.context,
             layers: self.layers,
             causal,
             embedding: EmbeddingConfig { positions: self.positions, ..EmbeddingConfig::default() },
@@ -170,6 +210,7 @@ impl Classic {
                 query_key_norm: false,
                 soft_cap: None,
                 windows: Vec::new(),
+                window_rotary: None,
                 positions: AttentionPositions::None,
             },
             cross_attention: false,
@@ -186,5 +227,9 @@ impl Classic {
     }
 }
 
+#[cfg(test)]
+mod decoder_tests;
+#[cfg(test)]
+mod file_tests;
 #[cfg(test)]
 mod tests;

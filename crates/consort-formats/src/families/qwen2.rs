@@ -3,8 +3,8 @@
 use consort_core::config::StackConfig;
 
 use super::{
-    llama::{Defaults, decoder},
-    rotary::windows,
+    llama::{Defaults, EPSILON, decoder},
+    rotary::{WHOLE, windows},
 };
 use crate::{
     error::Error,
@@ -21,6 +21,8 @@ pub(super) const DEFAULTS: Defaults = Defaults {
     key_value_heads: Some(32),
     head_width: None,
     context: 32768,
+    rotary: WHOLE,
+    epsilon: EPSILON,
     activation: ("hidden_act", "silu"),
     tied: false,
 };

@@ -16,51 +16,140 @@ const THETA: f64 = 10_000.0;
 const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
 
-/// The rotary choice of a model, and the longest sequence that it is defined for, if anything bounds it.
-pub(super) fn rotary(
+/// Where a family keeps what others have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Keys {
+    /// The base of the frequencies, where it stands beside the parameters, and its default.
+    pub(super) theta: (&'static str, f64),
+    /// How much of a head is rotated, where that stands beside the parameters, and its default; `None`: all of it,
+    /// always.
+    pub(super) part: Option<(&'static str, f64)>,
+    /// The same as `theta` for layers with a window; `None`: they rotate like the others.
+    pub(super) window_theta: Option<(&'static str, f64)>,
+}
+
+/// Whole heads are rotated.
+pub(super) const WHOLE: Keys = Keys { theta: ("rope_theta", THETA), part: None, window_theta: None };
+const PART: &str = "partial_rotary_factor";
+
+/// What a configuration says of rotary positions.
+pub(super) struct Rotary {
+    pub(super) all: RotaryConfig,
+    /// Of layers with a window, where they differ.
+    pub(super) window: Option<RotaryConfig>,
+    /// The longest sequence that the model is defined for, if anything bounds it.
+    pub(super) context: Option<usize>,
+}
+
+/// The rotary choice of a model with heads of `head_width` and a context of `context` as its configuration has it.
+pub(super) fn rotary(config: &Reader<'_>, keys: Keys, head_width: usize, context: usize) -> Result<Rotary, Error> {
+    match keys.window_theta {
+        Some(theta) => by_layer(config, keys, theta, head_width, context),
+        None => {
+            let (all, context) = one(config, keys, head_width, context)?;
+            Ok(Rotary { all, window: None, context })
+        }
+    }
+}
+
+/// Version 4 had parameters for layers without a window, and the base alone for the others.
+fn by_layer(
     config: &Reader<'_>,
+    keys: Keys,
+    window_theta: (&'static str, f64),
+    head_width: usize,
+    context: usize,
+) -> Result<Rotary, Error> {
+    let old = config.object("rope_scaling")?.filter(|old| !old.is_empty());
+    let new = config.object("rope_parameters")?.filter(|new| !new.is_empty());
+    let (full, sliding) = match new {
+        None => (old, None),
+        Some(_) if old.is_some() => {
+            return Err(config.error("rope_scaling", "beside rope_parameters: keep one of the two"));
+        }
+        Some(new) if new.has(FULL) || new.has(SLIDING) => (new.object(FULL)?, new.object(SLIDING)?),
+        Some(_) => return Err(config.error("rope_parameters", format!("expected {FULL} and {SLIDING} in it"))),
+    };
+    let of = |parameters: Option<Reader<'_>>, keys: Keys| match parameters {
+        Some(parameters) => flat(config, &parameters, keys, head_width, context),
+        None => Ok((unscaled(head_width, theta(config, None, keys)?), Some(context))),
+    };
+    let (all, bounded) = of(full, keys)?;
+    let (window, _) = of(sliding, Keys { theta: window_theta, ..keys })?;
+    // Families that rotate by layer give the context after the stretch.
+    Ok(Rotary { all, window: Some(window), context: bounded.map(|_| context) })
+}
+
+fn one(
+    config: &Reader<'_>,
+    keys: Keys,
     head_width: usize,
     context: usize,
 ) -> Result<(RotaryConfig, Option<usize>), Error> {
     let old = config.object("rope_scaling")?.filter(|old| !old.is_empty());
     let Some(parameters) = (if old.is_some() { old } else { config.object("rope_parameters")? }) else {
-        return Ok((unscaled(head_width, theta(config, None)?), Some(context)));
+        let width = rotated(config, None, keys, head_width)?;
+        return Ok((unscaled(width, theta(config, None, keys)?), Some(context)));
     };
     // Version 5 can keep parameters by the type of layer; families here have one for all.
     let mut nested = [FULL, SLIDING].into_iter().filter(|key| parameters.has(key));
     let Some(first) = nested.next() else {
-        return flat(config, &parameters, head_width, context);
+        return flat(config, &parameters, keys, head_width, context);
     };
     let of = |key| match parameters.object(key)? {
-        Some(one) => flat(config, &one, head_width, context),
+        Some(one) => flat(config, &one, keys, head_width, context),
         None => Err(parameters.error(key, "expected an object")),
     };
-    let one = of(first)?;
+    let all = of(first)?;
     for other in nested {
-        if of(other)? != one {
+        if of(other)? != all {
             return Err(
                 parameters.error(other, format!("differs from {first}, where this family has one for all layers"))
             );
         }
     }
-    Ok(one)
+    Ok(all)
 }
 
 fn unscaled(width: usize, theta: f64) -> RotaryConfig {
     RotaryConfig { width, theta, pairing: RotaryPairing::Halves, scaling: RotaryScaling::None }
 }
 
-fn theta(config: &Reader<'_>, parameters: Option<&Reader<'_>>) -> Result<f64, Error> {
+fn theta(config: &Reader<'_>, parameters: Option<&Reader<'_>>, keys: Keys) -> Result<f64, Error> {
+    let (key, default) = keys.theta;
     match parameters {
-        Some(parameters) if parameters.has("rope_theta") => parameters.positive("rope_theta", THETA),
-        _ if config.has("rope_theta") => config.positive("rope_theta", THETA),
-        _ => Ok(THETA),
+        Some(parameters) if parameters.has("rope_theta") => parameters.positive("rope_theta", default),
+        _ if config.has(key) => config.positive(key, default),
+        _ => Ok(default),
+    }
+}
+
+/// How many components of a head are rotated; a fraction is cut off, as the reference does.
+fn rotated(
+    config: &Reader<'_>,
+    parameters: Option<&Reader<'_>>,
+    keys: Keys,
+    head_width: usize,
+) -> Result<usize, Error> {
+    let Some((key, default)) = keys.part else { return Ok(head_width) };
+    let (at, key) = match parameters {
+        Some(parameters) if parameters.has(PART) => (parameters, PART),
+        _ => (config, key),
+    };
+    let part = at.optional_number(key)?.unwrap_or(default);
+    let width = (head_width as f64 * part) as usize;
+    if part > 0.0 && part <= 1.0 && width > 0 && width.is_multiple_of(2) {
+        Ok(width)
+    } else {
+        let what = format!("{part} of a head's {head_width} components is not an even number of them");
+        Err(at.error(key, what))
     }
 }
 
 fn flat(
     config: &Reader<'_>,
     parameters: &Reader<'_>,
+    keys: Keys,
     head_width: usize,
     context: usize,
 ) -> Result<(RotaryConfig, Option<usize>), Error> {
@@ -126,20 +215,19 @@ fn flat(
             return Err(parameters.error(type_key, what));
         }
     };
-    if kind != "default" {
+    if kind != "default" && keys.part.is_none() {
         whole_heads(config, parameters, kind)?;
     }
-    let theta = theta(config, Some(parameters))?;
-    Ok((RotaryConfig { scaling, ..unscaled(head_width, theta) }, context))
+    let width = rotated(config, Some(parameters), keys, head_width)?;
+    Ok((RotaryConfig { scaling, ..unscaled(width, theta(config, Some(parameters), keys)?) }, context))
 }
 
-/// The families here rotate whole heads: without scaling the reference does not look at this factor, with scaling it
-/// makes tables that do not fit.
+/// Most families rotate whole heads: without scaling the reference does not look at this factor, with scaling it makes
+/// tables that do not fit.
 fn whole_heads(config: &Reader<'_>, parameters: &Reader<'_>, kind: &str) -> Result<(), Error> {
-    const KEY: &str = "partial_rotary_factor";
-    let at = if parameters.has(KEY) { parameters } else { config };
-    match at.optional_number(KEY)? {
-        Some(part) if part != 1.0 => Err(at.error(KEY, format!("{part} is not supported with rope type '{kind}'"))),
+    let at = if parameters.has(PART) { parameters } else { config };
+    match at.optional_number(PART)? {
+        Some(part) if part != 1.0 => Err(at.error(PART, format!("{part} is not supported with rope type '{kind}'"))),
         _ => Ok(()),
     }
 }

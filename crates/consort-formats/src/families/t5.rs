@@ -42,6 +42,7 @@ pub(super) fn map(config: &Reader<'_>, tensors: &Tensors) -> Result<Mapping, Err
             query_key_norm: false,
             soft_cap: None,
             windows: Vec::new(),
+            window_rotary: None,
             positions: AttentionPositions::Relative {
                 buckets: config.size("relative_attention_num_buckets", 32)?,
                 max_distance: config.size("relative_attention_max_distance", 128)?,

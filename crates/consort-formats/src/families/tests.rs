@@ -9,15 +9,15 @@ use serde_json::{Value, json};
 use super::FAMILIES;
 use crate::{fuzzing, weights::Tensors};
 
-fn map(config: Value) -> TransformerConfig {
+pub(super) fn map(config: Value) -> TransformerConfig {
     map_with(config, &[])
 }
 
-fn map_with(config: Value, names: &[&str]) -> TransformerConfig {
+pub(super) fn map_with(config: Value, names: &[&str]) -> TransformerConfig {
     fuzzing::config_with(&config.to_string(), names).unwrap_or_else(|error| panic!("{config}: {error}"))
 }
 
-fn refused(config: Value) -> String {
+pub(super) fn refused(config: Value) -> String {
     let error = match fuzzing::config(&config.to_string()) {
         Ok(mapped) => panic!("{config} maps to {mapped:?}"),
         Err(error) => error.to_string(),
@@ -27,7 +27,7 @@ fn refused(config: Value) -> String {
     error
 }
 
-fn decoder(config: Value) -> StackConfig {
+pub(super) fn decoder(config: Value) -> StackConfig {
     map(config).decoder.expect("a decoder")
 }
 
@@ -46,6 +46,7 @@ fn every_slot_has_a_row_of_its_own() {
             config["model_type"] = family.model_type.into();
             for tie in [true, false] {
                 config["tie_word_embeddings"] = tie.into();
+                config["text_config"] = json!({});
                 let value: Value = config.clone();
                 let reader = crate::json::Reader::new("config.json", &value).expect("an object");
                 let names = ["cls.predictions.transform.dense.weight", "cls.predictions.bias", "final_logits_bias"];
@@ -206,7 +207,7 @@ fn version_4_and_5_spell_the_same_rotary_choice() {
                 "sliding_attention": {"rope_type": "default", "rope_theta": 7.0}}}),
         ),
     ];
-    for model_type in ["llama", "mistral", "qwen2", "qwen3", "gemma2"] {
+    for model_type in ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "starcoder2"] {
         for (old, new) in &cases {
             let of = |config: &Value| {
                 let mut config = config.clone();
@@ -337,12 +338,16 @@ fn whole_floats_are_sizes() {
 
 /// Every key that any family reads.
 const KEYS: &[&str] = &[
+    "activation",
     "activation_function",
     "add_cross_attention",
+    "alibi",
+    "apply_residual_connection_post_layernorm",
     "architectures",
     "attention_bias",
     "attn_logit_softcapping",
     "bad_words_ids",
+    "bias",
     "bos_token_id",
     "d_ff",
     "d_kv",
@@ -359,6 +364,7 @@ const KEYS: &[&str] = &[
     "encoder_layers",
     "eos_token_id",
     "feed_forward_proj",
+    "ffn_hidden_size",
     "final_logit_softcapping",
     "force_bos_token_to_be_generated",
     "forced_bos_token_id",
@@ -379,41 +385,57 @@ const KEYS: &[&str] = &[
     "max_window_layers",
     "min_length",
     "mlp_bias",
+    "multi_query",
     "n_embd",
+    "n_embed",
     "n_head",
     "n_inner",
     "n_layer",
     "n_positions",
+    "new_decoder_architecture",
     "no_repeat_ngram_size",
+    "norm_epsilon",
     "num_attention_heads",
     "num_beams",
     "num_decoder_layers",
     "num_heads",
     "num_hidden_layers",
     "num_key_value_heads",
+    "num_kv_heads",
     "num_layers",
+    "num_ln_in_parallel_attn",
     "original_max_position_embeddings",
     "pad_token_id",
+    "parallel_attn",
     "partial_rotary_factor",
     "position_embedding_type",
+    "pretraining_tp",
     "quantization_config",
     "query_pre_attn_scalar",
     "relative_attention_max_distance",
     "relative_attention_num_buckets",
     "rms_norm_eps",
+    "rope_local_base_freq",
     "rope_parameters",
     "rope_scaling",
     "rope_theta",
+    "rotary_emb_base",
+    "rotary_pct",
     "scale_attn_by_inverse_layer_idx",
     "scale_attn_weights",
     "scale_decoder_outputs",
     "scale_embedding",
     "share_encoder_decoder_embeddings",
     "sliding_window",
+    "sliding_window_pattern",
+    "slow_but_exact",
     "suppress_tokens",
+    "text_config",
     "tie_word_embeddings",
     "type_vocab_size",
+    "use_bias",
     "use_bidirectional_attention",
+    "use_parallel_residual",
     "use_sliding_window",
     "vocab_size",
 ];

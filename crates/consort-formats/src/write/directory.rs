@@ -134,6 +134,11 @@ fn pieces(places: &[Place], weights: &dyn Weights, path: &Path) -> Result<Vec<St
         match place.layout {
             Layout::Plain | Layout::Transposed => order.push((0, at, 0..outputs)),
             Layout::TransposedPart(part, _) => order.push((part * outputs, at, 0..outputs)),
+            Layout::Fused { groups, each, first } => {
+                let count = outputs / groups.max(1);
+                let group = |group: usize| (group * each + first, at, group * count..(group + 1) * count);
+                order.extend((0..groups).map(group));
+            }
         }
     }
     order.sort_by_key(|(begin, at, _)| (*begin, *at));

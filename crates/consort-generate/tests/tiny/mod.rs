@@ -61,6 +61,7 @@ fn stack(causal: bool, cross_attention: bool) -> StackConfig {
             query_key_norm: false,
             soft_cap: None,
             windows: Vec::new(),
+            window_rotary: None,
             positions: AttentionPositions::None,
         },
         cross_attention,
