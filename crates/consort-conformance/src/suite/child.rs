@@ -159,7 +159,8 @@ fn judged(device: &dyn Opened, problem: &Problem, file: Option<&CaseFile>, profi
             Err(error) => return without("oracle", &error),
         },
     };
-    device.check(problem, &expected)
+    let derived = file.is_none_or(|file| file.expected.is_empty());
+    device.check(problem, &expected, derived.then_some(&profile))
 }
 
 fn without(check: &str, error: &Error) -> Checked {
