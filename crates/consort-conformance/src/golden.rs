@@ -14,7 +14,8 @@ use std::{
 };
 
 use consort_core::{
-    Backend, DType, Device, StoredTensor, Transformer, TransformerConfig, WeightDType, model::LoadOptions, philox,
+    Backend, Compute, DType, Device, StoredTensor, Transformer, TransformerConfig, WeightDType, model::LoadOptions,
+    philox,
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::Deserialize;

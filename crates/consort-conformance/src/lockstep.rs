@@ -28,8 +28,8 @@ use std::{
 };
 
 use consort_core::{
-    Backend, CacheSpec, Compute, DType, Device, HostCache, HostData, HostOperation, HostTensor, HostWeight, Layout, Lockstep,
-    Seen, Shape, Watcher, WeightDType,
+    Backend, CacheSpec, Compute, DType, Device, HostCache, HostData, HostOperation, HostTensor, HostWeight, Layout,
+    Lockstep, Seen, Shape, Watcher, WeightDType,
     autodiff::Autodiff,
     model::{State, Tokens},
     scope,

@@ -20,9 +20,8 @@
 //! are rounded the same way, and nothing walks. An activation makes no more of it than its greatest slope.
 
 use consort_core::{
-    Backend, Compute, DType, Device, StoredTensor,
+    Backend, Compute, DType, Device, StoredTensor, decode,
     decompose::{ACTIVATION_BLOCK, LEAST_ACTIVATION},
-    decode,
 };
 use serde_json::{Map, Value};
 

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use consort_core::{Backend, Counts, Device, Policy, Transformer, TransformerConfig, WeightDType};
+use consort_core::{Backend, Compute, Counts, Device, Policy, Transformer, TransformerConfig, WeightDType};
 use consort_formats::GenerationConfig;
 use consort_generate::{EarlyStopping, Event, Flow, Output, Request, Settings, Timings};
 use consort_text::{Detokenizer, Tokenizer};
@@ -33,7 +33,7 @@ pub struct LoadOptions<'a> {
     /// Type that weights are kept in (`f32`, `bf16`, `f16`; `f64` makes the scalar backend compute in doubles); as stored
     /// by default.
     pub dtype: Option<String>,
-    /// Type that products are computed in; `f32` is what every backend has.
+    /// Type that products are computed in: `f32`, or `bf16` or `int8`, which round activations; `f32` by default.
     pub compute: Option<String>,
     /// What a fall-back to the host does.
     pub fallback: Policy,
@@ -301,9 +301,13 @@ impl OpenModel {
             return Err(Error::Choice(format!("weights as '{dtype}' are not available on {} ({known})", backend.name)));
         }
         if let Some(compute) = options.compute.as_deref()
-            && compute != "f32"
+            && !backend.computes.contains(&compute)
         {
-            return Err(Error::Choice(format!("compute in '{compute}' is not available on {} (f32)", backend.name)));
+            let known = backend.computes.join(", ");
+            return Err(Error::Choice(format!(
+                "compute in '{compute}' is not available on {} ({known})",
+                backend.name
+            )));
         }
         let runner = load(&self, options)?;
         Ok(Model { open: self, backend: backend.name, runner })
@@ -320,7 +324,8 @@ impl OpenModel {
             Some("f64") => Some(WeightDType::F64),
             _ => None,
         };
-        let load = consort_core::model::LoadOptions { dtype, progress: options.progress };
+        let compute = options.compute.as_deref().and_then(Compute::from_name).unwrap_or_default();
+        let load = consort_core::model::LoadOptions { dtype, compute, progress: options.progress };
         let model = Transformer::load(&device, &self.files.config, &self.files.weights, load)
             .map_err(|source| Error::Load { path: self.path.display().to_string(), source: Box::new(source) })?;
         Ok(Box::new(Loaded { device, model }))

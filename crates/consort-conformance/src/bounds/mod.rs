@@ -18,15 +18,15 @@ mod sums;
 use std::{borrow::Cow, sync::Arc};
 
 use consort_core::{
-    Backend, DType, Device, Fused, FusedOf, HostData, Nothing, Outputs, Primitive, PrimitiveOf, Ready, Result, Shape, Spec,
-    StoredTensor, Tensor, TensorOf, WeightDType, decode,
+    Backend, DType, Device, Fused, FusedOf, HostData, Nothing, Outputs, Primitive, PrimitiveOf, Ready, Result, Shape,
+    Spec, StoredTensor, Tensor, TensorOf, WeightDType, decode,
     operation::{BinaryKind, ReduceKind, UnaryKind},
     unsupported,
 };
 use serde_json::Value;
 
-pub(crate) use self::sums::confidence;
 pub use self::profile::{Accuracy, Compute, Functions, Profile};
+pub(crate) use self::sums::confidence;
 use self::{
     elementwise::{Elementwise, Number, settled},
     sums::Terms,

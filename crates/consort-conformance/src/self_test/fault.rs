@@ -69,6 +69,16 @@ faults! {
     LostFraction = "rough-exponential": "an exponential is off by 2 in ten thousand where its argument is below −4",
     NibblesSwapped = "nibbles-swapped": "the halves of a block of q4_0 are exchanged",
     UnsignedQuants = "unsigned-quants": "quants of q8_0 are read without their sign",
+    CodesFloored = "codes-floored": "activations are quantised by cutting off instead of rounding",
+    CodesTiesAway = "codes-ties-away": "halves between two codes are rounded away from zero",
+    ScaleOf128 = "scale-of-128": "a scale is a 128th of the greatest magnitude",
+    ScaleOfRow = "scale-of-row": "all blocks of a row are quantised by the row's greatest magnitude",
+    NeighbourScale = "neighbour-scale": "a product in int8 takes the scale of the block before",
+    CodesWrapped = "codes-wrapped": "codes go up to 128, and that one wraps to −128",
+    OtherCodes = "other-codes": "a product in int8 quantises by a way of its own, cutting off instead of rounding",
+    Int8Forgotten = "int8-forgotten": "a product in int8 is computed in f32",
+    TruncatedOperands = "truncated-operands": "a product in bf16 cuts its operands off instead of rounding them",
+    LostDenormals = "blocks-taken-for-zeros": "blocks below 2⁻⁹⁸ are taken for zeros",
     IgnoredTarget = "ignored-target": "a row without a target has a loss",
     LostSmoothing = "lost-smoothing": "cross-entropy leaves out its smoothing",
     NoBiasCorrection = "no-bias-correction": "AdamW leaves out the correction of its first moment",
@@ -117,6 +127,13 @@ impl Fault {
             Self::DuplicatesLost => &["scatter_rows"],
             Self::TruncatedCast => &["copy"],
             Self::NibblesSwapped | Self::UnsignedQuants => &["embedding", "linear"],
+            Self::CodesFloored
+            | Self::CodesTiesAway
+            | Self::ScaleOf128
+            | Self::ScaleOfRow
+            | Self::CodesWrapped
+            | Self::LostDenormals => &["quantize_activations"],
+            Self::NeighbourScale | Self::OtherCodes | Self::Int8Forgotten | Self::TruncatedOperands => &["linear"],
             Self::IgnoredTarget | Self::LostSmoothing => &["cross_entropy"],
             Self::NoBiasCorrection | Self::CoupledDecay => &["adamw"],
             Self::BackwardSign => &["softmax_backward"],

@@ -159,7 +159,11 @@ fn quality<B: Backend>(found: &mut Checked, asked: &Asked<'_, B>, first: &[Outpu
             found.made("quality");
             let judgement = judge::judge(first, &expected);
             if !(judgement.budget <= 1.0) {
-                found.find("quality", "further from the product of operands as they are than rounding them explains", judgement.worst);
+                found.find(
+                    "quality",
+                    "further from the product of operands as they are than rounding them explains",
+                    judgement.worst,
+                );
             }
         }
         Err(error) => found.find("quality", error.to_string(), None),

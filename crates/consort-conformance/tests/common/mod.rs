@@ -112,10 +112,12 @@ pub(crate) fn every(draw: &mut Draw) -> Vec<(String, Problem)> {
     let write = problem("write", json!({"start": [1, 2]}), vec![("into", into), ("x", x)]);
     add("write backward".into(), backward(d, &write, &[&[4, 5]], &["into", "x"]));
     add("write".into(), write);
-    for kind in ["negate", "exp", "log", "sqrt", "tanh", "erf", "reciprocal"] {
+    for kind in ["negate", "exp", "log", "sqrt", "tanh", "erf", "reciprocal", "single", "round"] {
         let x = if matches!(kind, "log" | "sqrt") { d.positive(&[9, 33]) } else { d.floats(&[9, 33], 2.0) };
         let unary = problem("unary", json!({"kind": kind}), vec![("x", x)]);
-        add(format!("{kind} backward"), backward(d, &unary, &[&[9, 33]], &["x"]));
+        if kind != "round" {
+            add(format!("{kind} backward"), backward(d, &unary, &[&[9, 33]], &["x"]));
+        }
         add(kind.into(), unary);
     }
     for kind in ["add", "subtract", "multiply", "divide", "maximum", "minimum", "less", "equal"] {
@@ -282,6 +284,18 @@ pub(crate) fn every(draw: &mut Draw) -> Vec<(String, Problem)> {
         let operands = vec![("d_y", d.floats(&[5, outputs], 1.0)), ("weight", d.floats(&[outputs, inputs], 1.0))];
         let back = problem("linear_backward_input", json!({}), operands);
         add(format!("linear_backward_input {dtype} {inputs}"), Problem { weight_dtype: dtype, ..back });
+    }
+    for (width, scale) in [(32, 1.0), (77, 30.0), (1, 1e-28)] {
+        let quantize = problem("quantize_activations", json!({}), vec![("x", d.floats(&[40, width], scale))]);
+        add(format!("quantize_activations {width}"), quantize);
+    }
+    for compute in ["bf16", "int8"] {
+        let operands = vec![("x", d.floats(&[7, 77], 1.0)), ("weight", d.floats(&[20, 77], 1.0))];
+        let linear = problem("linear", json!({"compute": compute, "activation": "silu"}), operands);
+        if compute == "bf16" {
+            add(format!("linear in {compute} backward"), backward(d, &linear, &[&[7, 20]], &["x", "weight"]));
+        }
+        add(format!("linear in {compute}"), linear);
     }
     let operands = vec![("x", d.floats(&[300, 12], 1.0)), ("d_y", d.floats(&[300, 20], 1.0))];
     add("linear_backward_weight".into(), problem("linear_backward_weight", json!({}), operands));
