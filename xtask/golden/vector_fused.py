@@ -436,8 +436,8 @@ def quantized_again(x):
     return codes, scales
 
 
-QUANTIZED = {"": 5, "ties": 3, "least": 2, "denormals": 1, "huge": 1, "negative-greatest": 1, "one-value": 1, "zeros": 1,
-             "no-number": 2, "view": 2}  # fmt: skip
+QUANTIZED = {"": 5, "ties": 3, "least": 2, "denormals": 1, "huge": 1, "negative-greatest": 1, "one-value": 1,
+             "zeros": 1, "no-number": 2, "view": 2}  # fmt: skip
 
 
 @family("quantize_activations", QUANTIZED, backward=False)
@@ -532,7 +532,7 @@ def kept_as(draw, kind, rows, width, scale=1.0):
     "linear",
     {
         **{f"activation-{kind}": 5 for kind in ["none", *ACTIVATIONS]}, **{f"weight-{kind}": 5 for kind in KEPT},
-        "view": 5, "square": 5, **{f"compute-{kind}": {"forward": 5, "backward": 5 * (kind != "int8")} for kind in COMPUTES},
+        **dict.fromkeys(["view", "square", "compute-f32", "compute-bf16"], 5), "compute-int8": {"forward": 5},
         **{f"{compute}-weight-{kind}": {"forward": 2} for compute in ("bf16", "int8") for kind in KEPT},
     },
     covers={

@@ -253,10 +253,12 @@ UNARY = {
               [0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 0.49999997, 4194304.5, 4194305.5, 8388607.5, 8388609, -3e38]),
     "single": (Single.apply, lambda x: rounded(x, "f32"), [0.0, -0.0, 1e-45, -1e-40, 3e38, 16777217.0]),
 }  # fmt: skip
-UNARY_LABELS = {kind: {"forward": 5, "backward": 5 * (kind != "round")} for kind in UNARY} | {"single-of-f64": 5}
+SLOPED = [kind for kind in UNARY if kind != "round"]  # a whole number has no gradient
+UNARY_LABELS = {kind: {"forward": 5, "backward": 5 * (kind in SLOPED)} for kind in UNARY}
+UNARY_LABELS |= {"single-of-f64": {"forward": 5}}
 
 
-@family("unary", UNARY_LABELS, covers={"kind": {"forward": UNARY, "backward": [kind for kind in UNARY if kind != "round"]}})
+@family("unary", UNARY_LABELS, covers={"kind": {"forward": UNARY, "backward": SLOPED}})
 def unary(draw, label, n):
     kind = label.split("-")[0]
     function, slow, special = UNARY[kind]

@@ -193,7 +193,7 @@ fn sweep_narrow(sweep: &mut Sweep, compute: &str) {
     for dtype in TYPES {
         for (at, blocks) in [1, 2, 3, 5, 8].into_iter().enumerate() {
             sweep.quick(bare([at + 1, 32 * blocks, 2 * at + 1]).weight(dtype));
-            sweep.quick(bare([at + 1, 32 * blocks, 2 * at + 1]).weight(dtype).fill(Fill::Special));
+            sweep.quick(bare([at + 1, 32 * blocks, 2 * at + 5]).weight(dtype).fill(Fill::Special));
         }
         for &fill in FILLS {
             sweep.quick(bare([3, 64, 9]).weight(dtype).fill(fill));

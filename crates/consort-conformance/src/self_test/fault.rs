@@ -78,7 +78,7 @@ faults! {
     OtherCodes = "other-codes": "a product in int8 quantises by a way of its own, cutting off instead of rounding",
     Int8Forgotten = "int8-forgotten": "a product in int8 is computed in f32",
     TruncatedOperands = "truncated-operands": "a product in bf16 cuts its operands off instead of rounding them",
-    LostDenormals = "blocks-taken-for-zeros": "blocks below 2⁻⁹⁸ are taken for zeros",
+    BlocksTakenForZeros = "blocks-taken-for-zeros": "blocks below 2⁻⁹⁸ are taken for zeros",
     IgnoredTarget = "ignored-target": "a row without a target has a loss",
     LostSmoothing = "lost-smoothing": "cross-entropy leaves out its smoothing",
     NoBiasCorrection = "no-bias-correction": "AdamW leaves out the correction of its first moment",
@@ -132,7 +132,7 @@ impl Fault {
             | Self::ScaleOf128
             | Self::ScaleOfRow
             | Self::CodesWrapped
-            | Self::LostDenormals => &["quantize_activations"],
+            | Self::BlocksTakenForZeros => &["quantize_activations"],
             Self::NeighbourScale | Self::OtherCodes | Self::Int8Forgotten | Self::TruncatedOperands => &["linear"],
             Self::IgnoredTarget | Self::LostSmoothing => &["cross_entropy"],
             Self::NoBiasCorrection | Self::CoupledDecay => &["adamw"],

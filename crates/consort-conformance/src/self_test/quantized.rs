@@ -16,7 +16,7 @@ pub(super) fn is_in_codes(fault: Fault) -> bool {
             | Fault::ScaleOf128
             | Fault::ScaleOfRow
             | Fault::CodesWrapped
-            | Fault::LostDenormals
+            | Fault::BlocksTakenForZeros
     )
 }
 
@@ -30,7 +30,7 @@ pub(super) fn wrong<B: Backend>(device: &Device<B>, fault: Fault, x: &TensorOf<B
             let over = if fault == Fault::ScaleOfRow { row } else { block };
             let greatest = over.iter().fold(0f32, |most, x| if x.is_nan() || x.abs() > most { x.abs() } else { most });
             let most = if matches!(fault, Fault::ScaleOf128 | Fault::CodesWrapped) { 128.0 } else { 127.0 };
-            let least = if fault == Fault::LostDenormals { 4.0 * LEAST_ACTIVATION } else { LEAST_ACTIVATION };
+            let least = if fault == Fault::BlocksTakenForZeros { 4.0 * LEAST_ACTIVATION } else { LEAST_ACTIVATION };
             let strange = !greatest.is_finite();
             let nothing = f64::from(greatest) < least;
             let inverse = most / greatest;
