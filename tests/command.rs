@@ -692,6 +692,12 @@ fn common_flags() -> Outcome {
     for dtype in ["bf16", "f16"] {
         equal(dtype, &model.ids(&["--prompt", "w5", "--dtype", dtype])?.split(',').count(), &8)?;
     }
+    for compute in ["bf16", "int8"] {
+        for dtype in ["f32", "f64"] {
+            let flags = ["--prompt", "w5", "--compute", compute, "--dtype", dtype];
+            equal(compute, &model.ids(&flags)?.split(',').count(), &8)?;
+        }
+    }
     let args = ["generate", "--model", model.path(), "--prompt", "w5", "--max-new-tokens", "2"];
     let quiet = consort(&args)?.succeeded()?.err;
     check(&format!("the backend is said: {quiet}"), quiet.contains("backend: scalar") && quiet.contains("tokens/s"))?;
@@ -1179,7 +1185,7 @@ fn bad_flags() -> Vec<Trial> {
     vec![
         flags("backend", 1, &["'abacus'", "scalar"], &["--backend", "abacus"]),
         flags("dtype", 1, &["'int3'", "f32, bf16, f16, f64"], &["--dtype", "int3"]),
-        flags("compute", 1, &["'int8'", "f32"], &["--compute", "int8"]),
+        flags("compute", 1, &["'int4'", "f32, bf16, int8"], &["--compute", "int4"]),
         flags("device", 1, &["device 3 does not exist"], &["--device", "3"]),
         flags("temperature_negative", 2, &["--temperature: -1 is not"], &["--temperature", "-1"]),
         flags("temperature_nan", 2, &["--temperature: NaN is not"], &["--temperature", "nan"]),

@@ -16,7 +16,7 @@ use consort_conformance::{
     training::{Training, TrainingReference},
 };
 use consort_core::{
-    Backend, DType, Device, Error, HostData, Nothing, Ready, Result, Trace, WeightDType, model::Tokens,
+    Backend, Compute, DType, Device, Error, HostData, Nothing, Ready, Result, Trace, WeightDType, model::Tokens,
 };
 use consort_scalar::{Oracle, Scalar, Single};
 use consort_tests::goldens;
@@ -201,7 +201,7 @@ fn trace(golden: &Golden) -> Result<(), Failed> {
 
 fn in_lockstep(golden: &Golden) -> Result<(), Failed> {
     let profile = Profile::ieee();
-    let settings = Settings { dtype: WeightDType::F32, profile: &profile, cases: None };
+    let settings = Settings { dtype: WeightDType::F32, compute: Compute::F32, profile: &profile, cases: None };
     let report = lockstep(golden, &Device::new(Single::new()), &settings)?;
     if report.vague > 0 || !report.absent.is_empty() {
         return Err(format!("{} vague, absent {:?}", report.vague, report.absent).into());

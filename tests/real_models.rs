@@ -13,7 +13,7 @@ use consort_conformance::{
     golden::Golden,
     models::{self, Candidate, DTYPES, Found, Plan},
 };
-use consort_core::{Device, WeightDType};
+use consort_core::{Compute, Device, WeightDType};
 use consort_scalar::Single;
 use consort_tests::shared;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -153,7 +153,7 @@ fn compared(path: &Path) -> Outcome {
     let folder = tempfile::tempdir()?;
     let mut wrong = Vec::new();
     for lockstep in [None, Some(folder.path())] {
-        let plan = Plan { dtypes: &DTYPES, training: true, lockstep };
+        let plan = Plan { dtypes: &DTYPES, compute: Compute::F32, training: true, lockstep };
         let mut agreed = Vec::new();
         models::run(&golden, &candidates, &plan, &mut |event| match (&event.found, event.agrees()) {
             (Found::Skipped { reason }, _) => println!("{}: {reason}", golden.name),

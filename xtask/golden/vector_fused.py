@@ -1,8 +1,10 @@
 """Test vectors of the fused operations and their backwards, attention and caches excepted."""
 
 import math
+from fractions import Fraction
 
 import mpmath
+import numpy
 import torch
 import torch.nn.functional as F
 from transformers.activations import QuickGELUActivation
@@ -12,7 +14,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as rot
 
 from precision import BF16, F16, F32, F64
 from vector_case import Case, Redraw, exact, family
-from vector_primitives import SHAPES, mapped
+from vector_primitives import SHAPES, mapped, rounded
 
 ACTIVATIONS = {
     "relu": F.relu,
@@ -378,6 +380,105 @@ def soft_cap_backward(draw, label, n):
     return Case({"cap": cap}, {"x": x, "d_y": draw.normal(*x.shape)}, compute, outputs=("d_x",), again=again)
 
 
+# quantised activations
+
+BLOCK = 32
+LEAST = 2.0**-100  # blocks below are taken for zeros
+
+
+def blocks_of(x):
+    """Rows in blocks of 32, the last one filled up with zeros."""
+    rows, width = x.shape
+    padded = numpy.zeros((rows, -(-width // BLOCK) * BLOCK), dtype=x.dtype)
+    padded[:, :width] = x
+    return padded.reshape(rows, -1, BLOCK)
+
+
+def quantized(x):
+    """Codes and scales, every step in float32."""
+    single = numpy.float32
+    with numpy.errstate(all="ignore"):
+        blocks = blocks_of(x.numpy().astype(single))
+        greatest = numpy.abs(blocks).max(-1)
+        codes = numpy.rint(blocks * (single(127) / greatest)[..., None])
+        scales = greatest / single(127)
+        small, strange = greatest < single(LEAST), ~numpy.isfinite(greatest)
+        assert codes.dtype == scales.dtype == single
+    codes = numpy.where((small | strange)[..., None], 0, codes).reshape(len(x), -1)[:, : x.shape[1]]
+    scales = numpy.where(strange, math.nan, numpy.where(small, 0, scales))
+    return tuple(torch.from_numpy(value.astype(numpy.float64) + 0.0) for value in (codes, scales))
+
+
+def single(value):
+    """A fraction rounded to f32, of the normal numbers."""
+    if value == 0:
+        return Fraction(0)
+    exponent = value.numerator.bit_length() - value.denominator.bit_length()
+    exponent -= abs(value) < Fraction(2) ** exponent
+    unit = Fraction(2) ** (exponent - 23)
+    return round(value / unit) * unit
+
+
+def quantized_again(x):
+    """The same by whole numbers and fractions."""
+    codes, scales = [], []
+    for row in x.tolist():
+        for start in range(0, len(row), BLOCK):
+            block = row[start : start + BLOCK]
+            greatest = max(map(abs, block)) if all(map(math.isfinite, block)) else math.nan
+            if not greatest >= LEAST:
+                codes += [0.0] * len(block)
+                scales.append(0.0 if greatest == greatest else math.nan)
+                continue
+            scales.append(float(single(Fraction(greatest) / 127)))
+            inverse = single(127 / Fraction(greatest))
+            codes += [float(round(single(abs(Fraction(v)) * inverse))) * math.copysign(1, v) + 0.0 for v in block]
+    return codes, scales
+
+
+QUANTIZED = {"": 5, "ties": 3, "least": 2, "denormals": 1, "huge": 1, "negative-greatest": 1, "one-value": 1,
+             "zeros": 1, "no-number": 2, "view": 2}  # fmt: skip
+
+
+@family("quantize_activations", QUANTIZED, backward=False)
+def quantize_activations(draw, label, n):
+    shape = [(3, 40), (1, 32), (5, 7), (2, 100), (4, 65)][n] if not label else (3, 70)
+    x, plain = draw.normal(*shape, scale=[2.0, 1e-20, 1e20, 0.01, 300.0][n]), None
+    if label == "ties":  # halves between codes: the scale is a power of two
+        halves = draw.ids(254, *shape).to(F64) - 127 + 0.5
+        for start in range(0, shape[1], BLOCK):
+            halves[:, start + n] = [127.0, -127.0, 127.0][n]
+        x = halves * [1.0, 2.0**-90, 2.0**20][n] * torch.tensor([[1.0], [2.0], [0.25]], dtype=F64)
+    elif label == "least":  # blocks just below, at and just above what is not taken for zeros
+        x = exact(draw.uniform(-1, 1, *shape) * LEAST)
+        edge = [1.0, 1 - 2.0**-24][n] * LEAST
+        x[0, 3], x[1, 40], x[2, 69] = edge, -edge, edge
+        x[0, 40] = 2 * LEAST
+    elif label == "denormals":
+        x = exact(draw.uniform(-1, 1, *shape) * 2.0**-126)
+        x[1, 5], x[2, 69] = 2.0**-60, 2.0**-100
+    elif label == "huge":
+        x = exact(draw.uniform(-1, 1, *shape) * 3.4e38)
+        x[0, 0], x[2, 33] = 3.4028234663852886e38, -3.4028234663852886e38
+    elif label == "negative-greatest":
+        x = x.abs()
+        x[:, ::BLOCK] = -exact(x.amax(1, keepdim=True) * 1.5)
+    elif label == "one-value":
+        x = torch.full(shape, 0.75, dtype=F64)
+        x[1] = -x[1]
+        plain = "all are the greatest of their block"
+    elif label == "zeros":
+        x = torch.zeros(shape, dtype=F64)
+        x[1], plain = -x[1], "zeros have no scale"
+    elif label == "no-number":
+        x[0, 40], x[2, 3] = [(math.nan, math.inf), (-math.inf, math.nan)][n]
+    operand = draw.view(x, ["reversed", "part"][n]) if label == "view" else x
+    return Case(
+        {}, {"x": operand}, quantized, outputs=("codes", "scales"), again=quantized_again, step="relative", plain=plain,
+        mixed=label == "no-number",
+    )  # fmt: skip
+
+
 # linear, embedding
 
 WEIGHTS = {"f32": F32, "f16": F16, "bf16": BF16, "f64": F64}
@@ -385,6 +486,34 @@ BLOCKS = {"q8_0": 127, "q4_0": -8}  # blocks of 32 numbers, and which multiple o
 KEPT = [*WEIGHTS, *BLOCKS]
 LINEARS = [(3, 7, 5), (1, 33, 3), (5, 1, 2), (2, 17, 7), (7, 3, 1)]
 EXTRAS = [(), ("bias",), ("residual",), ("bias", "residual"), ("bias",)]
+
+
+COMPUTES = ["f32", "bf16", "int8"]
+NARROWS = [(3, 40, 5), (1, 33, 3), (5, 1, 2), (2, 100, 7), (7, 3, 1)]
+
+
+def bf16(x):
+    """Rounded once to bf16."""
+    return torch.tensor(mapped(lambda v: rounded(v, "bf16"), x), dtype=F64).reshape(x.shape)
+
+
+def dequantized(codes, scales):
+    """What codes stand for, exactly."""
+    return codes * scales.repeat_interleave(BLOCK, 1)[:, : codes.shape[1]]
+
+
+class Narrow(torch.autograd.Function):
+    """A product whose operands are rounded to bf16, and so are those of its gradients."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return bf16(x) @ bf16(weight).T
+
+    @staticmethod
+    def backward(ctx, d_y):
+        x, weight = ctx.saved_tensors
+        return bf16(d_y) @ bf16(weight), bf16(d_y).T @ bf16(x)
 
 
 def kept_as(draw, kind, rows, width, scale=1.0):
@@ -401,14 +530,23 @@ def kept_as(draw, kind, rows, width, scale=1.0):
 
 @family(
     "linear",
-    [*(f"activation-{kind}" for kind in ["none", *ACTIVATIONS]), *(f"weight-{kind}" for kind in KEPT), "view", "square"],
+    {
+        **{f"activation-{kind}": 5 for kind in ["none", *ACTIVATIONS]}, **{f"weight-{kind}": 5 for kind in KEPT},
+        **dict.fromkeys(["view", "square", "compute-f32", "compute-bf16"], 5), "compute-int8": {"forward": 5},
+        **{f"{compute}-weight-{kind}": {"forward": 2} for compute in ("bf16", "int8") for kind in KEPT},
+    },
     covers={
+        "compute": {"forward": COMPUTES, "backward": ["f32", "bf16"]},
         "activation": ["null", *ACTIVATIONS], "bias": ["present", "absent"], "residual": ["present", "absent"],
         "weight_dtype": KEPT,
     },
 )  # fmt: skip
 def linear(draw, label, n):
     tokens, inputs, outputs = LINEARS[n]
+    compute_in = None
+    if label.startswith(("bf16-", "int8-", "compute-")):
+        compute_in, label = label.split("-")[label.startswith("compute-")], label.split("-", 1)[1]
+        tokens, inputs, outputs = NARROWS[n]
     what, _, kind = label.partition("-")
     activation = kind if what == "activation" and kind != "none" else ("silu" if what == "weight" and n == 3 else None)
     weight_dtype = kind if what == "weight" else None
@@ -427,11 +565,22 @@ def linear(draw, label, n):
     function = (lambda y: y) if activation is None else ACTIVATIONS[activation]
 
     def compute(x, weight, bias=None, residual=None):
-        y = function(F.linear(x, weight, bias))
+        if compute_in == "bf16":
+            y = Narrow.apply(x, weight) + (0 if bias is None else bias)
+        else:
+            y = F.linear(dequantized(*quantized(x)) if compute_in == "int8" else x, weight, bias)
+        y = function(y)
         return y if residual is None else y + residual
 
     def again(x, weight, bias=None, residual=None):
         out = []
+        if compute_in == "bf16":
+            x, weight = x.to(F32).to(BF16).to(F64), weight.to(F32).to(BF16).to(F64)
+        elif compute_in == "int8":
+            codes, scales = quantized_again(x)
+            blocks = -(-x.shape[1] // BLOCK)
+            x = torch.tensor([code * scales[at // x.shape[1] * blocks + at % x.shape[1] // BLOCK]
+                              for at, code in enumerate(codes)], dtype=F64).reshape(x.shape)  # fmt: skip
         slow = (lambda y: y) if activation is None else SLOW[activation]
         for t, row in enumerate(x.tolist()):
             for o, column in enumerate(weight.tolist()):
@@ -439,49 +588,65 @@ def linear(draw, label, n):
                 out.append(float(slow(y)) + (0 if residual is None else residual[t, o].item()))
         return out
 
+    attributes = {"activation": activation} | ({"compute": compute_in} if compute_in else {})
+    step = "none" if compute_in == "bf16" else "absolute"
     return Case(
-        {"activation": activation}, operands, compute, gradients=gradients, weight_dtype=weight_dtype, again=again,
+        attributes, operands, compute, gradients=gradients, weight_dtype=weight_dtype, again=again, step=step,
     )  # fmt: skip
 
 
 @family(
-    "linear_backward_input", [f"weight-{kind}" for kind in KEPT], backward=False, covers={"weight_dtype": KEPT},
+    "linear_backward_input", [*(f"weight-{kind}" for kind in KEPT), "compute-f32", "compute-bf16"], backward=False,
+    covers={"weight_dtype": KEPT, "compute": ["f32", "bf16"]},
 )  # fmt: skip
 def linear_backward_input(draw, label, n):
     tokens, inputs, outputs = LINEARS[n]
-    kind = label.removeprefix("weight-")
+    compute_in = label.removeprefix("compute-") if label.startswith("compute-") else None
+    kind = label.removeprefix("weight-") if compute_in is None else "f32"
     inputs = inputs if kind not in BLOCKS else [32, 64, 32, 64, 96][n]
     weight = kept_as(draw, kind, outputs, inputs)
 
     def compute(d_y, weight):
         x = torch.zeros(len(d_y), inputs, dtype=F64)
-        return gradient_of(lambda x: F.linear(x, weight), [x], d_y)[0]
+        product = Narrow.apply if compute_in == "bf16" else F.linear
+        return gradient_of(lambda x: product(x, weight), [x], d_y)[0]
 
     return Case(
-        {}, {"d_y": draw.normal(tokens, outputs), "weight": weight}, compute, outputs=("d_x",), weight_dtype=kind,
-        again=lambda d_y, weight: products(d_y.tolist(), weight.T.tolist()),
+        {"compute": compute_in} if compute_in else {}, {"d_y": draw.normal(tokens, outputs), "weight": weight}, compute,
+        outputs=("d_x",), weight_dtype=kind,
+        again=lambda d_y, weight: products(taken(d_y, compute_in).tolist(), taken(weight, compute_in).T.tolist()),
     )  # fmt: skip
+
+
+def taken(x, compute_in):
+    """What a product in `compute_in` has for x, by torch's own rounding."""
+    return x.to(F32).to(BF16).to(F64) if compute_in == "bf16" else x
 
 
 def products(rows, columns):
     return [math.fsum(a * b for a, b in zip(row, column)) for row in rows for column in columns]
 
 
-@family("linear_backward_weight", {"": 5, "view": 2}, backward=False)
+@family(
+    "linear_backward_weight", {"": 5, "view": 2, "compute-f32": 5, "compute-bf16": 5}, backward=False,
+    covers={"compute": ["f32", "bf16"]},
+)  # fmt: skip
 def linear_backward_weight(draw, label, n):
     tokens, inputs, outputs = LINEARS[n]
+    compute_in = label.removeprefix("compute-") if label.startswith("compute-") else None
     x, d_y = draw.normal(tokens, inputs), draw.normal(tokens, outputs)
 
     def compute(x, d_y):
         weight = torch.zeros(d_y.shape[1], x.shape[1], dtype=F64)
-        return gradient_of(lambda weight: F.linear(x, weight), [weight], d_y)[0]
+        product = Narrow.apply if compute_in == "bf16" else F.linear
+        return gradient_of(lambda weight: product(x, weight), [weight], d_y)[0]
 
     operands = {"x": x, "d_y": d_y}
     if label == "view":
         operands = {"x": draw.view(x, "reversed"), "d_y": draw.view(d_y, "part")}
     return Case(
-        {}, operands, compute, outputs=("d_weight",),
-        again=lambda x, d_y: products(d_y.T.tolist(), x.T.tolist()),
+        {"compute": compute_in} if compute_in else {}, operands, compute, outputs=("d_weight",),
+        again=lambda x, d_y: products(taken(d_y, compute_in).T.tolist(), taken(x, compute_in).T.tolist()),
     )  # fmt: skip
 
 

@@ -227,6 +227,19 @@ def write(draw, label, n):
 
 # unary
 
+
+class Single(torch.autograd.Function):
+    """The nearest f32; a gradient goes through as if nothing was rounded."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.from_numpy(x.detach().numpy().astype(numpy.float32).astype(numpy.float64))
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
 UNARY = {
     "negate": (torch.neg, lambda x: -x, [0.0, -0.0, 1e30, -1e-30, 3e38, 1.2e-38]),
     "exp": (torch.exp, mpmath.exp, [0.0, -0.0, 88, -87, 1e-6, -1e-6, 20.5, -20.5]),
@@ -235,11 +248,19 @@ UNARY = {
     "tanh": (torch.tanh, mpmath.tanh, [0.0, -0.0, 1e-6, -1e-6, 8, -8, 1, 1e-20]),
     "erf": (torch.special.erf, mpmath.erf, [0.0, -0.0, 1e-6, -1e-6, 3, -3, 1, 1e-20]),
     "reciprocal": (torch.reciprocal, lambda x: 1 / mpmath.mpf(x), [1e-30, -1e30, 3, -3, 1e37, -1e-37]),
+    # f32's tie between two whole numbers goes to the even one; from 2^23 on all are whole.
+    "round": (torch.round, lambda x: math.copysign(round(Fraction(x)), x),
+              [0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 0.49999997, 4194304.5, 4194305.5, 8388607.5, 8388609, -3e38]),
+    "single": (Single.apply, lambda x: rounded(x, "f32"), [0.0, -0.0, 1e-45, -1e-40, 3e38, 16777217.0]),
 }  # fmt: skip
+SLOPED = [kind for kind in UNARY if kind != "round"]  # a whole number has no gradient
+UNARY_LABELS = {kind: {"forward": 5, "backward": 5 * (kind in SLOPED)} for kind in UNARY}
+UNARY_LABELS |= {"single-of-f64": {"forward": 5}}
 
 
-@family("unary", list(UNARY), covers={"kind": UNARY})
-def unary(draw, kind, n):
+@family("unary", UNARY_LABELS, covers={"kind": {"forward": UNARY, "backward": SLOPED}})
+def unary(draw, label, n):
+    kind = label.split("-")[0]
     function, slow, special = UNARY[kind]
     shape = SHAPES[n]
     if kind in ("log", "sqrt"):
@@ -249,7 +270,11 @@ def unary(draw, kind, n):
     else:
         x = draw.normal(*shape, scale=2.0)
     step = "absolute" if kind not in ("log", "sqrt", "reciprocal") else "relative"
-    if n == 3:
+    if label == "single-of-f64":  # between the numbers of f32
+        x = x + draw.normal(*shape, scale=2.0**-27)
+    elif kind == "round":
+        x = exact(x * 4)
+    if n == 3 and label == kind:
         if draw.backward:  # where the derivative is within f32, too
             limits = {"reciprocal": 1e18, "log": 1e30, "exp": 50}.get(kind, 1e38)
             special = [v for v in special if abs(v) <= limits and (v == 0 or abs(v) >= 1 / limits)]
@@ -262,7 +287,7 @@ def unary(draw, kind, n):
         operand = draw.view(x, "reversed")
     return Case(
         {"kind": kind}, {"x": operand}, lambda x: function(x), gradients=("x",), again=lambda x: mapped(slow, x),
-        step=step,
+        step=step if kind != "single" else "none", saved=("x",) * (label == "single-of-f64"),
     )  # fmt: skip
 
 

@@ -50,6 +50,12 @@ pub trait Element:
         Self::from_f64(libm::erf(self.to_f64()))
     }
 
+    /// The nearest whole number, ties to even.
+    fn round(self) -> Self;
+
+    /// The nearest f32, ties to even.
+    fn single(self) -> Self;
+
     /// Whether this is not a number.
     fn is_nan(self) -> bool;
 
@@ -96,6 +102,15 @@ macro_rules! floats {
 
             fn tanh(self) -> Self {
                 $float::tanh(self)
+            }
+
+            fn round(self) -> Self {
+                self.round_ties_even()
+            }
+
+            #[allow(clippy::unnecessary_cast, reason = "of one of the two types it is none")]
+            fn single(self) -> Self {
+                (self as f32) as $float
             }
 
             fn is_nan(self) -> bool {

@@ -47,6 +47,8 @@ faults! {
     ChosenByProduct = "source:chosen-by-product": "a choice is computed by multiplication, so that NaN comes through",
     WrittenAtStart = "source:written-at-start": "a box is written at the beginning of the last axis",
     LessOrEqual = "source:less-or-equal": "less is true of equals",
+    TiesAwayFromZero = "source:ties-away-from-zero": "halves are rounded away from zero instead of to even",
+    SingleForgotten = "source:single-forgotten": "numbers of f64 are not rounded to f32 where that is asked for",
     DoubledReciprocal = "source:reciprocal-doubled": "a reciprocal is twice what it should be",
 }
 

@@ -24,6 +24,10 @@ pub(crate) fn unary<E: Element>(x: &mut Tensor<Buffer<E>>, kind: UnaryKind) -> R
         UnaryKind::Erf => map(x, E::erf),
         UnaryKind::Reciprocal if planted(Fault::DoubledReciprocal) => map(x, |x| (E::ONE + E::ONE) / x),
         UnaryKind::Reciprocal => map(x, |x| E::ONE / x),
+        UnaryKind::Round if planted(Fault::TiesAwayFromZero) => map(x, |x| E::from_f64(x.to_f64().round())),
+        UnaryKind::Round => map(x, E::round),
+        UnaryKind::Single if planted(Fault::SingleForgotten) => map(x, |x| x),
+        UnaryKind::Single => map(x, E::single),
     }
 }
 

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Draws, assert_close, elements};
 use consort_core::{
-    Device, StoredTensor, TensorOf, WeightDType,
+    Compute, Device, StoredTensor, TensorOf, WeightDType,
     config::{Activation, RotaryPairing},
     operation::{AdamWSettings, Fused},
 };
@@ -210,7 +210,7 @@ fn linear_and_embedding() {
         let bias = tensor(&device, &bias, &[outputs]);
         let residual = with_residual.then(|| tensor(&device, &residual, &[tokens, outputs]));
         let x = tensor(&device, &x, &[tokens, inputs]);
-        let out = device.linear(x, &weight, with_bias.then_some(&bias), activation, residual).unwrap();
+        let out = device.linear(x, &weight, with_bias.then_some(&bias), activation, residual, Compute::F32).unwrap();
         assert_close("linear", &elements(&device, &out), &expected);
     }
     let ids = [19usize, 0, 8, 8];

@@ -8,7 +8,7 @@ use std::sync::{
 };
 
 use consort_core::{
-    Backend, Both, DType, Device, Error, Fused, FusedOf, HostData, HostOperation, Lockstep, Nothing, Outputs,
+    Backend, Both, Compute, DType, Device, Error, Fused, FusedOf, HostData, HostOperation, Lockstep, Nothing, Outputs,
     Primitive, PrimitiveOf, Ready, Result, Seen, Shape, Spec, StoredTensor, Trace, Transformer, TransformerConfig,
     Watcher,
     config::{
@@ -321,7 +321,7 @@ fn operands_are_shown_as_the_tested_backend_had_them() {
     device.unary(x.permute(&[1, 0]).unwrap().slice(0, 1, 2).unwrap(), UnaryKind::Exp).unwrap();
     let weight = StoredTensor::from_values("w", &[1.0, 1.0 / 3.0, 2.0], [1, 3]).unwrap();
     let weight = device.pack(&[weight], consort_core::WeightDType::BF16).unwrap();
-    device.linear(x, &weight, None, None, None).unwrap();
+    device.linear(x, &weight, None, None, None, Compute::F32).unwrap();
     let operations = recorder.operations.lock().unwrap();
     let HostOperation::Primitive(primitive) = &operations[0] else { panic!("a fused operation") };
     let Primitive::Unary { x, kind: UnaryKind::Exp } = &**primitive else { panic!("{}", primitive.name()) };

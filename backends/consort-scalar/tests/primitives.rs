@@ -37,7 +37,7 @@ fn narrowed(draws: &mut Draws, sizes: &[usize]) -> Vec<usize> {
 fn check_unary<E: Element>(sizes: &[usize], seed: u64) {
     let (device, mut draws) = (device::<E>(), Draws::new(seed));
     let (x, values) = view(&device, &mut draws, sizes, E::DTYPE);
-    let kinds: [UnaryCase<E>; 7] = [
+    let kinds: [UnaryCase<E>; 9] = [
         (UnaryKind::Negate, |x| -x),
         (UnaryKind::Exp, E::exp),
         (UnaryKind::Log, E::ln),
@@ -45,6 +45,8 @@ fn check_unary<E: Element>(sizes: &[usize], seed: u64) {
         (UnaryKind::Tanh, E::tanh),
         (UnaryKind::Erf, E::erf),
         (UnaryKind::Reciprocal, |x| E::ONE / x),
+        (UnaryKind::Round, |x| E::from_f64(x.to_f64().round_ties_even())),
+        (UnaryKind::Single, |x| E::from_f64(f64::from(x.to_f64() as f32))),
     ];
     for (kind, f) in kinds {
         let expected: Vec<f64> = values.iter().map(|&x| f(E::from_f64(x)).to_f64()).collect();

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use common::{Draws, elements};
 use consort_core::{
-    Backend, CacheSpec, Counts, DType, Device, Error, Fused, FusedOf, HostData, KvCache, Nothing, Policy, Primitive,
-    Ready, Result, StoredTensor, TensorOf, WeightDType,
+    Backend, CacheSpec, Compute, Counts, DType, Device, Error, Fused, FusedOf, HostData, KvCache, Nothing, Policy,
+    Primitive, Ready, Result, StoredTensor, TensorOf, WeightDType,
     config::{Activation, RotaryPairing},
     operation::{AdamWSettings, AttentionAttributes, BinaryKind, Mask, ReduceKind, ScoreBias, Segments, UnaryKind},
     sample::SampleRow,
@@ -97,9 +97,11 @@ fn fused<B: Backend>() -> Vec<Case<B>> {
         one("activation", move |device| device.activation(x(device), Activation::Gelu)),
         one("gated", move |device| device.gated(x(device), floats(device, 2, &[3, 8]), Activation::Silu)),
         one("soft_cap", move |device| device.soft_cap(x(device), 1.5)),
+        all("quantize_activations", |device| Fused::QuantizeActivations { x: floats(device, 1, &[3, 37]) }),
         one("linear", move |device| {
             let (bias, residual) = (floats(device, 2, &[5]), floats(device, 3, &[3, 5]));
-            device.linear(x(device), &weight(device), Some(&bias), Some(Activation::GeluTanh), Some(residual))
+            let kind = Some(Activation::GeluTanh);
+            device.linear(x(device), &weight(device), Some(&bias), kind, Some(residual), Compute::Int8)
         }),
         one("embedding", move |device| device.embedding(&weight(device), &device.upload_ids(vec![4, 1, 1])?)),
         one("attention", move |device| {
@@ -199,10 +201,12 @@ fn fused<B: Backend>() -> Vec<Case<B>> {
         all("linear_backward_input", move |device| Fused::LinearBackwardInput {
             d_y: floats(device, 2, &[3, 5]),
             weight: weight(device),
+            compute: Compute::F32,
         }),
         all("linear_backward_weight", move |device| Fused::LinearBackwardWeight {
             x: x(device),
             d_y: floats(device, 2, &[3, 5]),
+            compute: Compute::BF16,
         }),
         all("embedding_backward", move |device| Fused::EmbeddingBackward {
             ids: device.upload_ids(vec![4, 1, 4]).unwrap(),

@@ -24,6 +24,11 @@
 //! [`FLOORS`] times the noise floor of that tensor. Weights are rounded to the type that they are kept as on both sides, so
 //! no bar is wider for a narrow type.
 //!
+//! **Products in bf16 or int8.** Nothing here can be as near as f32 is: activations that differ by a rounding may have other
+//! codes, and what follows walks from there. So the exact model stays the yardstick, and what the oracle itself loses by
+//! computing so is the noise floor: every error may be [`FLOORS`] times that of the oracle in the same compute, and the mean
+//! divergence likewise (the KL budget). Whether each product is right is the operations' cases to say, and lockstep's.
+//!
 //! **References** in F64 hold the oracle to [`BAR_ORACLE`]; those in F32 are rounded themselves, so to [`BAR_F32`]. Attention
 //! probabilities in F32 inherit the error of their scores times the scores' size (`dp ≤ |ds|/2`, scores of some hundreds with
 //! errors of some 1e-6 of them), so to [`BAR_F32_ATTENTION`], which still tells a wrong mask, head or scale. Between backend
@@ -31,7 +36,7 @@
 
 use std::collections::BTreeMap;
 
-use consort_core::{Backend, DType, Device, WeightDType};
+use consort_core::{Backend, Compute, DType, Device, WeightDType};
 use serde::Serialize;
 
 use crate::{
@@ -127,6 +132,14 @@ impl<'a> Exact<'a> {
     /// # Errors
     /// [`Error::Kept`] when they cannot be, which is nobody's fault; when a pass fails.
     pub fn kept_as(&self, dtype: WeightDType) -> Result<Reference<'_>, Error> {
+        self.computed(dtype, Compute::F32)
+    }
+
+    /// As [`kept_as`](Self::kept_as), with products computed in `compute`.
+    ///
+    /// # Errors
+    /// As [`kept_as`](Self::kept_as).
+    pub fn computed(&self, dtype: WeightDType, compute: Compute) -> Result<Reference<'_>, Error> {
         if let Some((_, what)) = self.refused.iter().find(|(refused, _)| *refused == dtype) {
             return Err(Error::Kept { dtype, what: what.clone() });
         }
@@ -141,15 +154,31 @@ impl<'a> Exact<'a> {
             (Some(tensors), distributions.then_some(quality))
         };
         let exact = rounded.as_ref().unwrap_or(&self.tensors);
-        let single = self.golden.load_as(&Device::new(Single::new()), dtype, DType::F32)?;
-        let single = pass::observe(self.golden, &single, false)?;
+        let noisy = match compute {
+            Compute::F32 => {
+                let single = self.golden.load_as(&Device::new(Single::new()), dtype, DType::F32)?;
+                pass::observe(self.golden, &single, false)?
+            }
+            narrow => {
+                let oracle = self.golden.load_in(&Device::new(Oracle::new()), dtype, DType::F32, narrow)?;
+                pass::observe(self.golden, &oracle, false)?
+            }
+        };
+        let divergence_budget = match compute {
+            Compute::F32 => None,
+            _ if !distributions => None,
+            _ => {
+                let exact = named(exact, self.output)?;
+                Some(FLOORS * Divergence::measure(&named(&noisy, self.output)?.data, exact)?.mean)
+            }
+        };
         let mut floors = BTreeMap::new();
-        for (name, values) in &single {
+        for (name, values) in &noisy {
             floors.insert(name.clone(), Deviation::measure(name, &values.data, named(exact, name)?)?.error);
         }
         let floor = floors.get(self.output).copied().unwrap_or(0.0);
         let clear = 2.0 * floor * spread(&named(exact, self.output)?.data);
-        Ok(Reference { exact: self, dtype, rounded, floors, floor, clear, quality })
+        Ok(Reference { exact: self, dtype, compute, rounded, floors, floor, clear, quality, divergence_budget })
     }
 }
 
@@ -157,14 +186,16 @@ impl<'a> Exact<'a> {
 pub struct Reference<'a> {
     exact: &'a Exact<'a>,
     dtype: WeightDType,
+    compute: Compute,
     /// Of the oracle, where the weights are not what is stored.
     rounded: Option<BTreeMap<String, Values>>,
-    /// Errors of scalar f32, by tensor.
+    /// Errors of scalar f32, or of the oracle in a narrow compute, by tensor.
     floors: BTreeMap<String, f64>,
     floor: f64,
     /// Margin beyond which scalar f32 could not change a choice.
     clear: f64,
     quality: Option<Divergence>,
+    divergence_budget: Option<f64>,
 }
 
 impl Reference<'_> {
@@ -186,7 +217,7 @@ impl Reference<'_> {
         let Exact { golden, output, .. } = self.exact;
         let (golden, output_name): (&Golden, &str) = (golden, output);
         let tensors = self.rounded.as_ref().unwrap_or(&self.exact.tensors);
-        let model = golden.load_as(device, self.dtype, DType::F32)?;
+        let model = golden.load_in(device, self.dtype, DType::F32, self.compute)?;
         let before = device.report();
         let found = pass::observe(golden, &model, false)?;
         let mut operations = BTreeMap::new();
@@ -206,7 +237,9 @@ impl Reference<'_> {
         let whole = &named(&found, output_name)?.data;
         let output = Deviation::measure(output_name, whole, exact)?;
         let single = device.float() != DType::F64;
+        let narrow = self.compute != Compute::F32;
         let bar_of = |name: &str| match (single, golden.has_reference()) {
+            _ if narrow => self.floors.get(name).map_or(BAR_F32, |floor| BAR_F32.max(FLOORS * floor)),
             (false, _) => BAR_F64,
             (true, true) => BAR_F32,
             (true, false) => self.floors.get(name).map_or(BAR_F32, |floor| BAR_F32.max(FLOORS * floor)),
@@ -231,14 +264,15 @@ impl Reference<'_> {
             backend: device.backend().name().to_owned(),
             float: device.float().to_string(),
             weight_dtype: self.dtype,
-            compute: device.float().to_string(),
+            compute: if narrow { self.compute.to_string() } else { device.float().to_string() },
             profile: profile.to_owned(),
             bar: bar_of(output_name),
             floor: self.floor,
-            times_floor: (single && self.floor > 0.0).then(|| output.error / self.floor),
+            times_floor: ((single || narrow) && self.floor > 0.0).then(|| output.error / self.floor),
             divergence: if distributions { Some(Divergence::measure(whole, exact)?) } else { None },
             top_choice: if distributions { Some(TopChoice::measure(whole, exact, self.clear)?) } else { None },
             quality: self.quality,
+            divergence_budget: self.divergence_budget,
             layers,
             cuts: pass::cuts(golden, &model, whole)?,
             oracle_bar: oracle.as_ref().map(|oracle| oracle.bar),
@@ -313,7 +347,7 @@ pub struct ModelReport {
     /// Greatest error that this hidden state may have.
     #[serde(serialize_with = "number::optional")]
     pub hidden_bar: Option<f64>,
-    /// Error of scalar f32 in the output.
+    /// Error of scalar f32 in the output; of the oracle itself, where products are in bf16 or int8.
     #[serde(serialize_with = "number::one")]
     pub floor: f64,
     /// The output's error over the floor; for f32 backends, where the floor is not zero.
@@ -327,6 +361,9 @@ pub struct ModelReport {
     pub top_choice: Option<TopChoice>,
     /// What keeping the weights as this type costs, backends apart; for models with a head.
     pub quality: Option<Divergence>,
+    /// What the mean divergence may be where products are in bf16 or int8.
+    #[serde(serialize_with = "number::optional")]
+    pub divergence_budget: Option<f64>,
     /// The other ways of running the same rows.
     pub cuts: Vec<Cut>,
     /// The oracle's worst tensor against the reference implementation, where there is one.
@@ -378,6 +415,15 @@ impl ModelReport {
             judge("", hidden, bar);
         }
         judge("", &self.output, self.bar);
+        if let (Some(divergence), Some(budget)) = (&self.divergence, self.divergence_budget)
+            && !(divergence.mean <= budget)
+        {
+            failures.push(format!(
+                "the distributions diverge by {:.2e} nats in the mean, at most {budget:.2e}: {FLOORS} times what the oracle \
+                 loses in {}",
+                divergence.mean, self.compute
+            ));
+        }
         for name in &self.unmatched {
             failures.push(format!("{name} of the reference is not computed by the oracle in the same sizes"));
         }

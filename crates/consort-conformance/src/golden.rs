@@ -14,7 +14,8 @@ use std::{
 };
 
 use consort_core::{
-    Backend, DType, Device, StoredTensor, Transformer, TransformerConfig, WeightDType, model::LoadOptions, philox,
+    Backend, Compute, DType, Device, StoredTensor, Transformer, TransformerConfig, WeightDType, model::LoadOptions,
+    philox,
 };
 use half::f16;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -187,9 +188,23 @@ impl Golden {
         dtype: WeightDType,
         vectors: DType,
     ) -> Result<Transformer<B>, Error> {
+        self.load_in(device, dtype, vectors, Compute::F32)
+    }
+
+    /// As [`load_as`](Self::load_as), its products computed in `compute`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_in<B: Backend>(
+        &self,
+        device: &Device<B>,
+        dtype: WeightDType,
+        vectors: DType,
+        compute: Compute,
+    ) -> Result<Transformer<B>, Error> {
         let model = consort_formats::open(&self.directory)?;
         let weights = Held { weights: model.weights, vectors };
-        let options = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };
+        let options = LoadOptions { dtype: Some(dtype), compute, ..LoadOptions::default() };
         Ok(Transformer::load(device, &model.config, &weights, options)?)
     }
 

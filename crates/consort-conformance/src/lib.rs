@@ -43,6 +43,7 @@ mod number;
 pub mod ops;
 pub mod pass;
 pub mod problem;
+mod quantized;
 pub mod recipe;
 mod recipes;
 pub mod report;

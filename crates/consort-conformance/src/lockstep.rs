@@ -28,8 +28,8 @@ use std::{
 };
 
 use consort_core::{
-    Backend, CacheSpec, DType, Device, HostCache, HostData, HostOperation, HostTensor, HostWeight, Layout, Lockstep,
-    Seen, Shape, Watcher, WeightDType,
+    Backend, CacheSpec, Compute, DType, Device, HostCache, HostData, HostOperation, HostTensor, HostWeight, Layout,
+    Lockstep, Seen, Shape, Watcher, WeightDType,
     autodiff::Autodiff,
     model::{State, Tokens},
     scope,
@@ -38,7 +38,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    bounds::{Profile, expected},
+    bounds::{Bounded, Emitted, Profile, expected, expected_of},
     case_file::CaseFile,
     codec::{self, Operands},
     error::Error,
@@ -57,6 +57,8 @@ use crate::{
 pub struct Settings<'a> {
     /// What weights are kept as.
     pub dtype: WeightDType,
+    /// What products are computed in.
+    pub compute: Compute,
     /// What the backend's arithmetic promises.
     pub profile: &'a Profile,
     /// Where cases are written, and what `--backend` calls the backend; none are written without.
@@ -74,6 +76,8 @@ pub struct LockstepReport {
     pub float: String,
     /// What weights are kept as.
     pub weight_dtype: WeightDType,
+    /// What products are computed in.
+    pub compute: Compute,
     /// What the backend's arithmetic promises.
     pub profile: String,
     /// Operations that were judged.
@@ -202,24 +206,34 @@ pub fn lockstep<B: Backend>(
         float: device.float(),
         model: golden.name.clone(),
         dtype: settings.dtype,
+        compute: settings.compute,
+        emitted: {
+            let device = device.clone();
+            Box::new(move |problem| {
+                let _outside = scope::Place::default().enter();
+                Emitted::of(problem, &device, How::AsAsked)
+            })
+        },
         cases: settings.cases.map(|(folder, backend)| (folder.to_owned(), backend.to_owned())),
         alone: {
             let (device, profile) = (device.clone(), settings.profile.clone());
             Box::new(move |problem| {
                 let _outside = scope::Place::default().enter();
                 let outputs = problem.run(&device, How::AsAsked).ok();
-                let expected = expected(problem, &profile).ok();
+                let own = Emitted::expected(problem, &profile, &device, How::AsAsked).ok().flatten();
+                let expected = own.or_else(|| expected(problem, &profile).ok());
                 outputs.zip(expected).is_some_and(|(outputs, expected)| beyond(judge(&outputs, &expected).budget))
             })
         },
         state: Mutex::new(Found::default()),
     });
     let both = Lockstep::new(device.clone(), Device::new(Oracle::new()), judge.clone());
-    run(&golden, &Device::new(both), settings.dtype)?;
-    if let Some(training) = Training::read(&golden)? {
+    run(&golden, &Device::new(both), settings)?;
+    // Nothing is trained in int8.
+    if let Some(training) = Training::read(&golden)?.filter(|_| settings.compute != Compute::Int8) {
         let both = Lockstep::new(device.clone(), Device::new(Oracle::new()), judge.clone());
         let tape = Device::new(Autodiff::new(Device::new(both)));
-        let model = golden.load_as(&tape, WeightDType::F32, DType::F32)?;
+        let model = golden.load_in(&tape, WeightDType::F32, DType::F32, settings.compute)?;
         training::loss_and_gradients(&model, &training.course)?;
     }
 
@@ -229,6 +243,7 @@ pub fn lockstep<B: Backend>(
         backend: device.backend().name().to_owned(),
         float: device.float().to_string(),
         weight_dtype: settings.dtype,
+        compute: settings.compute,
         profile: settings.profile.name.to_string(),
         judged: found.operations.iter().map(|own| own.calls - own.vague).sum(),
         vague: found.operations.iter().map(|own| own.vague).sum(),
@@ -239,8 +254,8 @@ pub fn lockstep<B: Backend>(
     })
 }
 
-fn run<B: Backend>(golden: &Golden, device: &Device<B>, dtype: WeightDType) -> Result<(), Error> {
-    let model = golden.load_as(device, dtype, DType::F32)?;
+fn run<B: Backend>(golden: &Golden, device: &Device<B>, settings: &Settings<'_>) -> Result<(), Error> {
+    let model = golden.load_in(device, settings.dtype, DType::F32, settings.compute)?;
     let logits = |hidden| if model.config().head.is_some() { model.logits(&hidden, None).map(drop) } else { Ok(()) };
     if model.config().decoder.is_none() {
         logits(model.encode(&[&golden.case.tokens], None)?)?;
@@ -262,6 +277,9 @@ struct Judge {
     float: DType,
     model: String,
     dtype: WeightDType,
+    compute: Compute,
+    /// What the backend gives for the activations of a product in int8.
+    emitted: Box<dyn Fn(&Problem) -> Result<Option<Emitted>, Error> + Send + Sync>,
     cases: Option<(PathBuf, String)>,
     /// Whether the backend is beyond the bound of a problem that it runs by itself.
     alone: Box<dyn Fn(&Problem) -> bool + Send + Sync>,
@@ -293,7 +311,7 @@ impl Judge {
         };
         drop(operation);
         let outputs = outputs(seen, problem.operation()?);
-        let bounded = expected(&problem, &self.profile)?;
+        let bounded = self.expected(&problem)?;
         let judgement = judge(&outputs, &bounded);
         let mut found = self.found();
         found.count(seen, judgement.budget, !judgement.tells);
@@ -305,7 +323,7 @@ impl Judge {
             return Ok(());
         }
         let certain = Problem { random: false, ..problem.clone() };
-        let beyond_worst_case = beyond(judge(&outputs, &expected(&certain, &self.profile)?).budget);
+        let beyond_worst_case = beyond(judge(&outputs, &self.expected(&certain)?).budget);
         let shapes = shapes(&problem);
         let replay = self.write(seen, problem, judgement.budget, &mut found)?;
         found.guilty.push(Guilty {
@@ -318,6 +336,14 @@ impl Judge {
             replay,
         });
         Ok(())
+    }
+
+    /// What a problem should give; a product in int8, of the codes that the backend gives.
+    fn expected(&self, problem: &Problem) -> Result<Vec<Bounded>, Error> {
+        match (self.emitted)(problem)? {
+            Some(emitted) => expected_of(problem, &self.profile, emitted),
+            None => expected(problem, &self.profile),
+        }
     }
 
     /// What is read from a cache must be what was written.
@@ -372,6 +398,7 @@ impl Judge {
         }
         let mut parts = vec![backend.clone(), self.model.clone()];
         parts.extend((self.dtype != WeightDType::F32).then(|| self.dtype.to_string()));
+        parts.extend((self.compute != Compute::F32).then(|| self.compute.to_string()));
         parts.extend([seen.place.clone(), seen.operation.to_owned()]);
         let directory = folder.join(file_name(&parts));
         let alone = (self.alone)(&problem);

@@ -1,7 +1,7 @@
 //! Whole models on any number of backends, event by event: what `cargo xtask compare` runs after the operations.
 //!
-//! An [`Event`] is a JSON object, told apart by `event`; each names backend, model, its directory and what weights are kept
-//! as:
+//! An [`Event`] is a JSON object, told apart by `event`; each names backend, model, its directory, what weights are kept as
+//! and what products are computed in:
 //!
 //! ```text
 //! report     agrees, failures, report     one comparison: crate::compare::ModelReport
@@ -13,7 +13,7 @@
 
 use std::path::Path;
 
-use consort_core::{Backend, Device, WeightDType};
+use consort_core::{Backend, Compute, Device, WeightDType};
 use serde::Serialize;
 
 use crate::{
@@ -93,7 +93,9 @@ pub struct Candidate<'a> {
 pub struct Plan<'a> {
     /// What weights are kept as, one after the other.
     pub dtypes: &'a [WeightDType],
-    /// Whether models that have training are trained.
+    /// What products are computed in.
+    pub compute: Compute,
+    /// Whether models that have training are trained; in f32 alone.
     pub training: bool,
     /// Runs in lockstep instead of comparing; guilty operations are written to this folder as cases.
     pub lockstep: Option<&'a Path>,
@@ -110,6 +112,8 @@ pub struct Event {
     pub directory: String,
     /// What its weights were kept as.
     pub weight_dtype: WeightDType,
+    /// What its products were computed in.
+    pub compute: Compute,
     /// What it is about.
     #[serde(flatten)]
     pub found: Found,
@@ -181,13 +185,19 @@ pub fn run(golden: &Golden, candidates: &[Candidate<'_>], plan: &Plan<'_>, emit:
             model: golden.name.clone(),
             directory: golden.directory.display().to_string(),
             weight_dtype: dtype,
+            compute: plan.compute,
             found,
         });
     };
     if let Some(cases) = plan.lockstep {
         for &dtype in plan.dtypes {
             for candidate in candidates {
-                let settings = Settings { dtype, profile: candidate.profile, cases: Some((cases, candidate.name)) };
+                let settings = Settings {
+                    dtype,
+                    compute: plan.compute,
+                    profile: candidate.profile,
+                    cases: Some((cases, candidate.name)),
+                };
                 let found = candidate.device.lockstep(golden, &settings);
                 tell(candidate, dtype, found.map_or_else(Found::failed, Found::from));
             }
@@ -197,7 +207,7 @@ pub fn run(golden: &Golden, candidates: &[Candidate<'_>], plan: &Plan<'_>, emit:
     match Exact::compute(golden) {
         Ok(exact) => {
             for &dtype in plan.dtypes {
-                let reference = exact.kept_as(dtype);
+                let reference = exact.computed(dtype, plan.compute);
                 for candidate in candidates {
                     let found = match &reference {
                         Ok(reference) => candidate.device.compare(reference, candidate.profile).map(Found::from),
@@ -213,7 +223,7 @@ pub fn run(golden: &Golden, candidates: &[Candidate<'_>], plan: &Plan<'_>, emit:
             return;
         }
     }
-    if !plan.training {
+    if !plan.training || plan.compute != Compute::F32 {
         return;
     }
     let reference = match TrainingReference::compute(golden) {

@@ -83,7 +83,8 @@ impl Operation {
     pub fn class(&self, attributes: &Map<String, Value>) -> Class {
         let kind = attributes.get("kind").and_then(Value::as_str);
         match (self.name, kind) {
-            ("unary", Some("negate")) => Class::Bits,
+            ("unary", Some("negate" | "single")) => Class::Bits,
+            ("unary", Some("round")) => Class::Exact,
             ("binary", Some("maximum" | "minimum" | "less" | "equal")) => Class::Exact,
             ("reduce", Some("maximum" | "arg_maximum")) => Class::Exact,
             ("scatter_rows", _) if attributes.get("add") != Some(&Value::Bool(true)) => Class::Bits,
@@ -165,6 +166,7 @@ const WEIGHT: Slot = slot("weight", Kind::Weight);
 const KEYS: Slot = slot("keys", Kind::Cache);
 const VALUES: Slot = slot("values", Kind::Cache);
 const KIND: &[Attribute] = &[key("kind")];
+const COMPUTE: &[Attribute] = &[nullable("compute")];
 const ATTENTION: &[Attribute] =
     &[key("segments"), key("scale"), key("mask"), nullable("window"), nullable("soft_cap"), nullable("score_bias")];
 const CACHED_ATTENTION: &[Attribute] =
@@ -191,10 +193,11 @@ pub static OPERATIONS: &[Operation] = &[
     operation("activation", &[float("x")], KIND, &["y"], Rounded),
     operation("gated", &[float("gate"), float("up")], KIND, &["y"], Rounded),
     operation("soft_cap", &[float("x")], &[key("cap")], &["y"], Rounded),
+    operation("quantize_activations", &[float("x")], &[], &["codes", "scales"], Class::Exact),
     operation(
         "linear",
         &[float("x"), WEIGHT, optional("bias"), optional("residual")],
-        &[nullable("activation")],
+        &[nullable("activation"), nullable("compute")],
         &["y"],
         Rounded,
     ),
@@ -235,8 +238,8 @@ pub static OPERATIONS: &[Operation] = &[
     operation("activation_backward", &[float("x"), float("d_y")], KIND, &["d_x"], Rounded),
     operation("gated_backward", &[float("gate"), float("up"), float("d_y")], KIND, &["d_gate", "d_up"], Rounded),
     operation("soft_cap_backward", &[float("x"), float("d_y")], &[key("cap")], &["d_x"], Rounded),
-    operation("linear_backward_input", &[float("d_y"), WEIGHT], &[], &["d_x"], Rounded),
-    operation("linear_backward_weight", &[float("x"), float("d_y")], &[], &["d_weight"], Rounded),
+    operation("linear_backward_input", &[float("d_y"), WEIGHT], COMPUTE, &["d_x"], Rounded),
+    operation("linear_backward_weight", &[float("x"), float("d_y")], COMPUTE, &["d_weight"], Rounded),
     operation("embedding_backward", &[IDS, float("d_y")], &[key("rows")], &["d_weight"], Rounded),
     operation(
         "attention_backward",

@@ -15,8 +15,8 @@ use consort_conformance::{
     problem::How,
 };
 use consort_core::{
-    Backend, DType, Device, Fused, FusedOf, HostData, Nothing, Outputs, Primitive, PrimitiveOf, Ready, Result, Spec,
-    TensorOf, Ticket, WeightDType,
+    Backend, Compute, DType, Device, Fused, FusedOf, HostData, Nothing, Outputs, Primitive, PrimitiveOf, Ready, Result,
+    Spec, TensorOf, Ticket, WeightDType,
     config::RotaryPairing,
     operation::{AttentionAttributes, BinaryKind, Mask},
     scope, unsupported,
@@ -146,7 +146,7 @@ impl Backend for Planted {
 fn found(name: &str, planted: Planted, folder: Option<&Path>) -> LockstepReport {
     let profile = Profile::ieee();
     let cases = folder.map(|folder| (folder, "planted"));
-    let settings = Settings { dtype: WeightDType::F32, profile: &profile, cases };
+    let settings = Settings { dtype: WeightDType::F32, compute: Compute::F32, profile: &profile, cases };
     lockstep(&golden(name), &Device::new(planted), &settings).unwrap()
 }
 
@@ -260,7 +260,7 @@ fn scalar_is_within_its_bounds_in_every_golden_and_type() {
     let (mut judged, mut worst) = (0, (0.0, String::new()));
     for golden in goldens(&golden_path("")).unwrap() {
         for dtype in [WeightDType::F32, WeightDType::F16, WeightDType::BF16] {
-            let settings = Settings { dtype, profile: &profile, cases: None };
+            let settings = Settings { dtype, compute: Compute::F32, profile: &profile, cases: None };
             let report = lockstep(&golden, &Device::new(Single::new()), &settings).unwrap();
             assert!(report.agrees() && report.vague == 0, "{} as {dtype}: {:?}", golden.name, report.failures());
             assert!(report.absent.is_empty());
@@ -281,7 +281,7 @@ fn scalar_is_within_its_bounds_with_weights_in_blocks() {
     let golden = consort_conformance::golden::Golden::of_model(&folder.0).unwrap();
     let profile = Profile::ieee();
     for dtype in [WeightDType::Q8_0, WeightDType::Q4_0] {
-        let settings = Settings { dtype, profile: &profile, cases: None };
+        let settings = Settings { dtype, compute: Compute::F32, profile: &profile, cases: None };
         for report in [
             lockstep(&golden, &Device::new(Single::new()), &settings).unwrap(),
             lockstep(&golden, &Device::new(Planted(Fault::Nothing, "")), &settings).unwrap(),
@@ -294,7 +294,7 @@ fn scalar_is_within_its_bounds_with_weights_in_blocks() {
 #[test]
 fn the_oracle_is_within_the_bounds_of_its_own_type() {
     let profile = Profile::f64();
-    let settings = Settings { dtype: WeightDType::F32, profile: &profile, cases: None };
+    let settings = Settings { dtype: WeightDType::F32, compute: Compute::F32, profile: &profile, cases: None };
     for name in ["llama", "t5", "bert"] {
         let report = lockstep(&golden(name), &Device::new(Oracle::new()), &settings).unwrap();
         assert!(report.agrees(), "{name}: {:?}", report.failures());

@@ -18,8 +18,9 @@ use consort_core::{Device, Fused, HostData, Primitive};
 use serde_json::Value;
 
 /// Operations without a gradient.
-const NO_GRADIENT: [&str; 17] = [
+const NO_GRADIENT: [&str; 18] = [
     "fill",
+    "quantize_activations",
     "cache_write",
     "cached_attention",
     "adamw",
@@ -297,6 +298,7 @@ fn reason_for_zeros(recipe: &Recipe) -> Option<&'static str> {
         }
         ("reduce", Some("arg_maximum"), _) => Some("the first is the greatest"),
         ("sample", ..) => Some("token 0 is a choice like others"),
+        ("unary", Some("round"), Fill::Small) => Some("what is small is nearest to 0"),
         ("copy", _, Fill::Small) if attribute("dtype") == "u32" => Some("fractions are truncated"),
         ("cross_entropy" | "cross_entropy_backward", ..) if recipe.dims["V"] == 1 => Some("one class is certain"),
         _ => None,
@@ -351,7 +353,7 @@ fn nan_is_where_it_should_be() {
         }
     }
     println!("{poisoned:?}");
-    for op in ["unary", "binary", "reduce", "softmax", "attention"] {
+    for op in ["unary", "binary", "reduce", "softmax", "attention", "quantize_activations"] {
         assert!(poisoned[op][0] >= 3, "{op}: NaN comes through beside numbers in {} recipes", poisoned[op][0]);
     }
     let unseen = [

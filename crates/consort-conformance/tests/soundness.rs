@@ -132,7 +132,7 @@ impl Liberal {
         Ok(Some(match operation {
             Primitive::Unary { x, kind } => {
                 let (accuracy, of): (Accuracy, fn(f64) -> f64) = match kind {
-                    UnaryKind::Negate => return Ok(None),
+                    UnaryKind::Negate | UnaryKind::Round | UnaryKind::Single => return Ok(None),
                     UnaryKind::Exp => (f.exp, f64::exp),
                     UnaryKind::Log => (f.log, f64::ln),
                     UnaryKind::Sqrt => (f.sqrt, f64::sqrt),

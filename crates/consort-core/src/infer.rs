@@ -4,6 +4,8 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::{
     backend::{Backend, FusedOf, PrimitiveOf, Spec, TensorOf},
+    compute::Compute,
+    decompose::ACTIVATION_BLOCK,
     dtype::DType,
     error::{Error, Result},
     operation::{AttentionAttributes, BinaryKind, Fused, Mask, Primitive, ReduceKind, ScoreBias, Segments},
@@ -194,6 +196,9 @@ pub fn fused<B: Backend>(operation: &FusedOf<B>, float: DType) -> Result<SmallVe
             && (0.0..1.0).contains(&smoothing);
         check(fits, &|| format!("logits {}, targets {}, smoothing {smoothing}", logits.shape(), targets.shape()))
     };
+    let has_gradient = |compute: Compute| {
+        check(compute != Compute::Int8, &|| "products in int8 have no gradient, expected f32 or bf16".into())
+    };
     let spec_of = |sizes: &[usize]| Ok::<_, Error>(Spec { shape: Shape::new(sizes)?, dtype: float });
     Ok(match operation {
         Fused::Softmax { x } => {
@@ -227,6 +232,11 @@ pub fn fused<B: Backend>(operation: &FusedOf<B>, float: DType) -> Result<SmallVe
         Fused::Gated { gate, up, .. } => {
             check(gate.shape() == up.shape(), &|| format!("gate {} beside up {}", gate.shape(), up.shape()))?;
             same(up)
+        }
+        Fused::QuantizeActivations { x } => {
+            check(x.shape().rank() == 2, &|| format!("{}, expected [T, D]", x.shape()))?;
+            let scales = spec_of(&[x.size(0), x.size(1).div_ceil(ACTIVATION_BLOCK)])?;
+            smallvec![Spec { shape: *x.shape(), dtype: float }, scales]
         }
         Fused::Linear { x, weight, bias, residual, .. } => {
             check(x.shape().rank() == 2 && x.size(1) == weight.inputs(), &|| {
@@ -323,13 +333,15 @@ pub fn fused<B: Backend>(operation: &FusedOf<B>, float: DType) -> Result<SmallVe
             alike("d_y", d_y, gate)?;
             smallvec![Spec { shape: *gate.shape(), dtype: float }; 2]
         }
-        Fused::LinearBackwardInput { d_y, weight } => {
+        Fused::LinearBackwardInput { d_y, weight, compute } => {
+            has_gradient(*compute)?;
             check(d_y.shape().rank() == 2 && d_y.size(1) == weight.outputs(), &|| {
                 format!("{} through a weight of {} outputs", d_y.shape(), weight.outputs())
             })?;
             smallvec![spec_of(&[d_y.size(0), weight.inputs()])?]
         }
-        Fused::LinearBackwardWeight { x, d_y } => {
+        Fused::LinearBackwardWeight { x, d_y, compute } => {
+            has_gradient(*compute)?;
             check(x.shape().rank() == 2 && d_y.shape().rank() == 2 && x.size(0) == d_y.size(0), &|| {
                 format!("inputs {} beside cotangents {}", x.shape(), d_y.shape())
             })?;

@@ -15,6 +15,7 @@ pub mod autodiff;
 pub mod backend;
 mod blocks;
 pub mod cache;
+mod compute;
 pub mod config;
 pub mod decompose;
 mod device;
@@ -44,6 +45,7 @@ pub use self::{
         unsupported,
     },
     cache::{Cache, CacheSpec, CacheStore},
+    compute::Compute,
     config::TransformerConfig,
     device::{Counts, Device, Level, Policy},
     dtype::{DType, to_bf16, to_f16},

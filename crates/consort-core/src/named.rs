@@ -2,10 +2,11 @@
 
 use crate::{
     backend::{Backend, TensorOf, WeightOf},
+    compute::Compute,
     config::{Activation, RotaryPairing},
     device::Device,
     dtype::DType,
-    error::Result,
+    error::{Error, Result},
     operation::{BinaryKind, Fused, Primitive, ReduceKind, UnaryKind},
     shape::Shape,
 };
@@ -149,6 +150,13 @@ impl<B: Backend> Device<B> {
         self.one(Fused::SoftCap { x, cap })
     }
 
+    /// [`Fused::QuantizeActivations`]: codes and scales.
+    pub fn quantize_activations(&self, x: TensorOf<B>) -> Result<[TensorOf<B>; 2]> {
+        let outputs = self.fused(Fused::QuantizeActivations { x })?;
+        <[TensorOf<B>; 2]>::try_from(outputs.into_vec())
+            .map_err(|outputs| Error::shape("quantize_activations", format!("{} outputs, expected 2", outputs.len())))
+    }
+
     /// [`Fused::Linear`].
     pub fn linear(
         &self,
@@ -157,8 +165,9 @@ impl<B: Backend> Device<B> {
         bias: Option<&TensorOf<B>>,
         activation: Option<Activation>,
         residual: Option<TensorOf<B>>,
+        compute: Compute,
     ) -> Result<TensorOf<B>> {
-        self.one(Fused::Linear { x, weight: weight.clone(), bias: bias.cloned(), activation, residual })
+        self.one(Fused::Linear { x, weight: weight.clone(), bias: bias.cloned(), activation, residual, compute })
     }
 
     /// [`Fused::Embedding`].

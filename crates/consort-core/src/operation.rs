@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     cache::CachePlan,
+    compute::Compute,
     config::{Activation, RotaryPairing},
     dtype::DType,
     error::Result,
@@ -434,6 +435,13 @@ operations! {
             /// cap.
             cap: (f64),
         },
+        /// x in blocks of 32 neighbours as whole numbers times a scale: codes `[T, D]`, from −127 to 127 in the float type,
+        /// and scales `[T, ⌈D/32⌉]`. [`decompose::quantize_activations`](crate::decompose::quantize_activations) defines them
+        /// to the bit, in f32 whatever a backend computes in.
+        QuantizeActivations = "quantize_activations" {
+            /// `[T, D]`.
+            x: tensor,
+        },
         /// `f(x · Wᵀ + b) + residual`.
         Linear = "linear" {
             /// `[T, inputs]`.
@@ -446,6 +454,8 @@ operations! {
             activation: (Option<Activation>),
             /// `[T, outputs]`.
             residual: optional,
+            /// What x and W are taken as in the product.
+            compute: (Compute),
         },
         /// Rows of a packed table: `[R] → [R, inputs]`. The table may be a tied output projection.
         Embedding = "embedding" {
@@ -600,6 +610,8 @@ operations! {
             d_y: tensor,
             /// `[outputs, inputs]`.
             weight: weight,
+            /// What both are taken as in the product: f32 or bf16.
+            compute: (Compute),
         },
         /// Of [`Linear`](Fused::Linear), for its weight: `d_yᵀ · x`: `[outputs, inputs]`. Saved: x.
         LinearBackwardWeight = "linear_backward_weight" {
@@ -607,6 +619,8 @@ operations! {
             x: tensor,
             /// The cotangent of `x · Wᵀ`, `[T, outputs]`.
             d_y: tensor,
+            /// What both are taken as in the product: f32 or bf16.
+            compute: (Compute),
         },
         /// Of [`Embedding`](Fused::Embedding): rows of zeros increased by those of d_y, in ascending r. Saved: ids.
         EmbeddingBackward = "embedding_backward" {
@@ -656,6 +670,18 @@ operations! {
     }
 }
 
+impl<T, W, C> Fused<T, W, C> {
+    /// What a product takes its operands as; `None` for what is no projection.
+    pub fn compute(&self) -> Option<Compute> {
+        match self {
+            Self::Linear { compute, .. }
+            | Self::LinearBackwardInput { compute, .. }
+            | Self::LinearBackwardWeight { compute, .. } => Some(*compute),
+            _ => None,
+        }
+    }
+}
+
 /// Element-wise functions of one operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -674,6 +700,10 @@ pub enum UnaryKind {
     Erf,
     /// `1/x`.
     Reciprocal,
+    /// The nearest whole number, the even one of two.
+    Round,
+    /// The nearest f32, the even one of two: the number itself where the backend computes in f32.
+    Single,
 }
 
 /// Element-wise functions of two operands.

@@ -1,4 +1,5 @@
-//! A backend that writes down what another one is asked: operation, place in the model, operand shapes, level, time.
+//! A backend that writes down what another one is asked: operation, place in the model, operand shapes, what products
+//! are computed in, level, time.
 //!
 //! Operations are values, so there is one method per tier to forward; `clippy::missing_trait_methods` keeps the rest from
 //! being inherited by oversight. Everything runs on the inner backend as it would without the trace, fall-back included:
@@ -12,6 +13,7 @@ use std::{
 use crate::{
     backend::{Backend, FusedOf, Outputs, PrimitiveOf, Spec, TensorOf},
     cache::{CacheSpec, lock},
+    compute::Compute,
     dtype::DType,
     error::{Error, Result},
     scope,
@@ -30,6 +32,8 @@ pub struct Record {
     pub operation: &'static str,
     /// Shapes and types of the tensor operands.
     pub inputs: Vec<(Shape, DType)>,
+    /// What a projection takes its operands as.
+    pub compute: Option<Compute>,
     /// Shapes and types of the outputs.
     pub outputs: Vec<(Shape, DType)>,
     /// Whether the backend had it; otherwise the records of its parts follow, or the host ran it.
@@ -58,7 +62,7 @@ impl<B: Backend> Trace<B> {
     fn record<R>(
         &self,
         operation: &'static str,
-        inputs: Vec<(Shape, DType)>,
+        (inputs, compute): (Vec<(Shape, DType)>, Option<Compute>),
         outputs: &[Spec],
         run: impl FnOnce() -> Result<R>,
     ) -> Result<R> {
@@ -70,6 +74,7 @@ impl<B: Backend> Trace<B> {
                 place: scope::path(),
                 operation,
                 inputs,
+                compute,
                 outputs: outputs.iter().map(|spec| (spec.shape, spec.dtype)).collect(),
                 native: result.is_ok(),
                 time,
@@ -114,13 +119,13 @@ impl<B: Backend> Backend for Trace<B> {
     fn primitive(&self, operation: &mut PrimitiveOf<Self>, out: &Spec) -> Result<Self::Buffer> {
         let mut inputs = Vec::new();
         operation.for_each_tensor(&mut |tensor| inputs.push((*tensor.shape(), tensor.dtype())));
-        self.record(operation.name(), inputs, &[*out], || self.inner.primitive(operation, out))
+        self.record(operation.name(), (inputs, None), &[*out], || self.inner.primitive(operation, out))
     }
 
     fn fused(&self, operation: &mut FusedOf<Self>, out: &[Spec]) -> Result<Outputs<Self::Buffer>> {
         let mut inputs = Vec::new();
         operation.for_each_tensor(&mut |tensor| inputs.push((*tensor.shape(), tensor.dtype())));
-        self.record(operation.name(), inputs, out, || self.inner.fused(operation, out))
+        self.record(operation.name(), (inputs, operation.compute()), out, || self.inner.fused(operation, out))
     }
 
     fn pack(&self, parts: &[StoredTensor], dtype: WeightDType) -> Result<Self::Packed> {

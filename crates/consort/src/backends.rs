@@ -15,6 +15,8 @@ pub struct BackendInfo {
     pub description: &'static str,
     /// Types that weights can be kept in.
     pub dtypes: &'static [&'static str],
+    /// What products can be computed in; whatever a backend has no products of its own for is composed.
+    pub computes: &'static [&'static str],
 }
 
 /// Puts a model on a backend.
@@ -27,14 +29,19 @@ pub(crate) struct Entry {
     pub(crate) load: Load,
 }
 
-/// Makes [`entries`] of lines `"feature" [weight types] "description" => load;`.
+/// Makes [`entries`] of lines `"feature" [weight types] [types to compute in] "description" => load;`.
 macro_rules! backends {
-    ($($feature:literal [$($dtype:literal),*] $description:literal => $load:expr;)*) => {
+    ($($feature:literal [$($dtype:literal),*] [$($compute:literal),*] $description:literal => $load:expr;)*) => {
         fn entries() -> Vec<Entry> {
             vec![$(
                 #[cfg(feature = $feature)]
                 Entry {
-                    info: BackendInfo { name: $feature, description: $description, dtypes: &[$($dtype),*] },
+                    info: BackendInfo {
+                        name: $feature,
+                        description: $description,
+                        dtypes: &[$($dtype),*],
+                        computes: &[$($compute),*],
+                    },
                     load: $load,
                 },
             )*]
@@ -45,6 +52,7 @@ macro_rules! backends {
 // Fastest first. `cargo xtask new-backend` adds a line at the end.
 backends! {
     "scalar" ["f32", "bf16", "f16", "q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "q5_1", "q5_0", "q4_1", "q4_0", "f64"]
+        ["f32", "bf16", "int8"]
         "reference on one core: f32, or f64 as the oracle; exact and slow" => scalar;
 }
 

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use consort_core::{Backend, Counts, Device, Policy, Transformer, TransformerConfig, WeightDType};
+use consort_core::{Backend, Compute, Counts, Device, Policy, Transformer, TransformerConfig, WeightDType};
 use consort_formats::{GenerationConfig, Vocabulary};
 use consort_generate::{EarlyStopping, Event, Flow, Output, Request, Settings, Timings};
 use consort_text::{ChatTemplate, Detokenizer, Tokenizer};
@@ -34,7 +34,7 @@ pub struct LoadOptions<'a> {
     /// Type that weights are kept in (`f32`, `bf16`, `f16`, `q8_0`, `q4_k` …; `f64` makes the scalar backend compute in
     /// doubles), as far as they can be ([`WeightDType::mixed`]); as stored by default.
     pub dtype: Option<String>,
-    /// Type that products are computed in; `f32` is what every backend has.
+    /// Type that products are computed in: `f32`, or `bf16` or `int8`, which round activations; `f32` by default.
     pub compute: Option<String>,
     /// What a fall-back to the host does.
     pub fallback: Policy,
@@ -334,9 +334,13 @@ impl OpenModel {
             return Err(Error::Choice(format!("weights as '{dtype}' are not available on {} ({known})", backend.name)));
         }
         if let Some(compute) = options.compute.as_deref()
-            && compute != "f32"
+            && !backend.computes.contains(&compute)
         {
-            return Err(Error::Choice(format!("compute in '{compute}' is not available on {} (f32)", backend.name)));
+            let known = backend.computes.join(", ");
+            return Err(Error::Choice(format!(
+                "compute in '{compute}' is not available on {} ({known})",
+                backend.name
+            )));
         }
         let runner = load(&self, options)?;
         Ok(Model { open: self, backend: backend.name, runner })
@@ -347,7 +351,8 @@ impl OpenModel {
     pub(crate) fn load_on<B: Backend>(&self, backend: B, options: LoadOptions<'_>) -> Result<Box<dyn Runner>, Error> {
         let device = Device::with_policy(backend, options.fallback);
         let dtype = options.dtype.as_deref().and_then(WeightDType::from_name);
-        let load = consort_core::model::LoadOptions { dtype, progress: options.progress };
+        let compute = options.compute.as_deref().and_then(Compute::from_name).unwrap_or_default();
+        let load = consort_core::model::LoadOptions { dtype, compute, progress: options.progress };
         let model = Transformer::load(&device, &self.files.config, &self.files.weights, load)
             .map_err(|source| Error::Load { path: self.path.display().to_string(), source: Box::new(source) })?;
         Ok(Box::new(Loaded { device, model }))

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use consort_conformance::oracle::Single;
 use consort_core::{
-    Backend, DType, Fused, FusedOf, HostData, Nothing, Outputs, Primitive, PrimitiveOf, Ready, Result, Spec,
+    Backend, Compute, DType, Fused, FusedOf, HostData, Nothing, Outputs, Primitive, PrimitiveOf, Ready, Result, Spec,
     StoredTensor, WeightDType, unsupported,
 };
 
@@ -75,7 +75,7 @@ impl Backend for Vector {
             }
             Fused::Activation { x, kind } => one(activation::activation(x, *kind)),
             Fused::Gated { gate, up, kind } => one(activation::gated(gate, up, *kind)),
-            Fused::Linear { x, weight, bias, activation, residual } => {
+            Fused::Linear { x, weight, bias, activation, residual, compute: Compute::F32 } => {
                 one(weight::linear(x, weight, bias.as_ref(), *activation, residual.as_ref()))
             }
             Fused::Embedding { weight, ids } => one(weight::embedding(weight, ids)),

@@ -13,6 +13,8 @@ pub(crate) fn unary(x: &Tensor<Buffer>, kind: UnaryKind) -> Option<HostData> {
         UnaryKind::Sqrt => f32::sqrt,
         UnaryKind::Tanh => f32::tanh,
         UnaryKind::Reciprocal => |x| 1.0 / x,
+        UnaryKind::Round => f32::round_ties_even,
+        UnaryKind::Single => |x| x,
         UnaryKind::Erf => return None,
     };
     Some(HostData::F32(singles(x)?.iter().map(|&x| f(x)).collect()))

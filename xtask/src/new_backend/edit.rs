@@ -46,7 +46,8 @@ pub(super) fn package(text: &str, name: &Name, by_default: bool) -> Result<Strin
 /// The command's list of backends with this one at its end.
 pub(super) fn command(text: &str, name: &Name) -> Result<String> {
     let line = format!(
-        "{:?} [\"f32\", \"bf16\", \"f16\"] \"new: what is not native yet runs on the scalar backend\"\n        \
+        "{:?} [\"f32\", \"bf16\", \"f16\"] [\"f32\", \"bf16\", \"int8\"]\n        \
+         \"new: what is not native yet runs on the scalar backend\"\n        \
          => |model, options| model.load_on({}, options);",
         name.kebab,
         name.constructor()

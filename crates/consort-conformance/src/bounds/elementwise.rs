@@ -63,6 +63,11 @@ impl Elementwise {
         let infinite = self.rounding.may_overflow(v, e);
         let (moved, accuracy) = match kind {
             UnaryKind::Negate | UnaryKind::Reciprocal => return settled(result, self.out(e, result)),
+            // Nothing is rounded but what is off: the ends of the interval become numbers that the device may have.
+            UnaryKind::Round => return settled(result, self.between(v, e, result, f64::round_ties_even)),
+            UnaryKind::Single => {
+                return settled(result, self.out(self.between(v, e, result, |x| f64::from(x as f32)), result));
+            }
             UnaryKind::Exp => {
                 // Far out the ends themselves, near by what does not cancel. e^+∞ on the device is beyond its type here too.
                 let up = if e < 1.0 { result * e.exp_m1() } else { (v + e).exp() - result };
@@ -86,6 +91,34 @@ impl Elementwise {
             }
         };
         settled(result, self.function(moved, accuracy, v, result))
+    }
+
+    /// How far `f` leads from `result = f(v)` over `[v − e, v + e]`, f a rounding.
+    fn between(&self, v: f64, e: f64, result: f64, f: impl Fn(f64) -> f64) -> f64 {
+        match e > 0.0 {
+            // The ends themselves are rounded here.
+            true => (f((v + e).next_up()) - result).max(result - f((v - e).next_down())),
+            false => 0.0,
+        }
+    }
+
+    /// Whether a device with this profile rounds the very result of `kind`, of exact operands, to the nearest number.
+    pub(super) fn is_nearest(&self, kind: BinaryKind) -> bool {
+        let divide = self.profile.functions.divide;
+        let correct = divide.ulps <= 0.5 && divide.ulps_by_argument == 0.0 && divide.absolute == 0.0;
+        let kind = match kind {
+            BinaryKind::Add | BinaryKind::Subtract | BinaryKind::Multiply => true,
+            BinaryKind::Divide => correct,
+            _ => false,
+        };
+        kind && !self.profile.flush_denormals
+    }
+
+    /// The error of rounding to f32 what is [nearest](Self::is_nearest): the oracle's value, rounded to f64 first, gives the
+    /// same f32 (Figueroa 1995), but below the normal numbers the neighbour of it where it was nearly a tie.
+    pub(super) fn of_nearest(&self, value: f64) -> f64 {
+        let normal = value == 0.0 || value.abs() >= f64::from(f32::MIN_POSITIVE);
+        if normal || !value.is_finite() { 0.0 } else { f64::from(f32::from_bits(1)) }
     }
 
     /// The error of `result = kind(a, b)`; of comparisons, 1 where it may be the other.

@@ -18,17 +18,18 @@ mod sums;
 use std::{borrow::Cow, sync::Arc};
 
 use consort_core::{
-    Backend, DType, Device, FusedOf, HostData, Nothing, Outputs, Primitive, PrimitiveOf, Ready, Result, Shape, Spec,
-    StoredTensor, Tensor, TensorOf, WeightDType, decode,
+    Backend, DType, Device, Fused, FusedOf, HostData, Nothing, Outputs, Primitive, PrimitiveOf, Ready, Result, Shape,
+    Spec, StoredTensor, Tensor, TensorOf, WeightDType, decode,
     operation::{BinaryKind, ReduceKind, UnaryKind},
     unsupported,
 };
 use serde_json::Value;
 
 pub use self::profile::{Accuracy, Compute, Functions, Profile};
+pub(crate) use self::sums::confidence;
 use self::{
     elementwise::{Elementwise, Number, settled},
-    sums::{Terms, confidence},
+    sums::Terms,
 };
 use crate::{
     error::Error,
@@ -82,12 +83,22 @@ pub fn expected(problem: &Problem, profile: &Profile) -> Result<Vec<Bounded>, Er
     bounded(problem, profile, Inputs::Rounded)
 }
 
+/// As [`expected`], of the codes that a device gave for the activations.
+pub(crate) fn expected_of(problem: &Problem, profile: &Profile, emitted: Emitted) -> Result<Vec<Bounded>, Error> {
+    let backend = Bounds::with_inputs(profile.clone(), problem.random, Inputs::Rounded);
+    bounded_on(Bounds { emitted: Some(emitted), ..backend }, problem)
+}
+
 /// As [`expected`], around operands that are rounded or as they are.
 pub(crate) fn bounded(problem: &Problem, profile: &Profile, inputs: Inputs) -> Result<Vec<Bounded>, Error> {
+    bounded_on(Bounds::with_inputs(profile.clone(), problem.random, inputs), problem)
+}
+
+fn bounded_on(backend: Bounds, problem: &Problem) -> Result<Vec<Bounded>, Error> {
     let operation = problem.operation()?;
-    let float = profile.float();
+    let float = backend.elementwise.profile.float();
     let problem = in_own_type(problem, float)?;
-    let device = Device::new(Bounds::with_inputs(profile.clone(), problem.random, inputs));
+    let device = Device::new(backend);
     let forward = problem.backward.is_none();
     let mut outputs = Vec::new();
     for (name, output) in problem.outputs(&device)? {
@@ -146,6 +157,7 @@ pub struct Bounds {
     random: bool,
     inputs: Inputs,
     oracle: Device<Oracle>,
+    emitted: Option<Emitted>,
 }
 
 /// Values with bounds; cloning it clones a handle.
@@ -160,6 +172,17 @@ struct Inner {
     elements: usize,
     /// No number on the device is below 0, whatever its error.
     nonnegative: bool,
+    /// Of each value a device has the nearest that its type has: they are of exact operands, rounded once.
+    nearest: bool,
+}
+
+/// What a device itself gave for `quantize_activations`: what its products in int8 are judged by.
+#[derive(Clone, Debug)]
+pub(crate) struct Emitted {
+    /// `[T, D]`, row-major.
+    pub(crate) codes: Vec<f64>,
+    /// `[T, ⌈D/32⌉]`, row-major.
+    pub(crate) scales: Vec<f64>,
 }
 
 impl Bounds {
@@ -170,7 +193,8 @@ impl Bounds {
     }
 
     fn with_inputs(profile: Profile, random: bool, inputs: Inputs) -> Self {
-        Self { elementwise: Elementwise::new(profile), random, inputs, oracle: Device::new(Oracle::new()) }
+        let (elementwise, oracle) = (Elementwise::new(profile), Device::new(Oracle::new()));
+        Self { elementwise, random, inputs, oracle, emitted: None }
     }
 
     /// How far each element may be off, row-major.
@@ -223,12 +247,22 @@ impl Bounds {
 
     /// A result with its errors.
     fn hold(&self, values: TensorOf<Oracle>, errors: Option<Vec<f64>>, nonnegative: bool) -> Result<Held> {
+        self.hold_as(values, errors, nonnegative, false)
+    }
+
+    fn hold_as(
+        &self,
+        values: TensorOf<Oracle>,
+        errors: Option<Vec<f64>>,
+        nonnegative: bool,
+        nearest: bool,
+    ) -> Result<Held> {
         let elements = values.shape().elements();
         let errors = match errors.filter(|errors| errors.iter().any(|error| *error != 0.0)) {
             Some(errors) => Some(self.oracle.backend().upload(HostData::F64(errors))?),
             None => None,
         };
-        Ok(Held(Arc::new(Inner { values: values.buffer, errors, elements, nonnegative })))
+        Ok(Held(Arc::new(Inner { values: values.buffer, errors, elements, nonnegative, nearest })))
     }
 
     /// Data that the device rounds on the way in.
@@ -255,11 +289,16 @@ impl Bounds {
         let result = self.oracle.unary(self.value_tensor(x), kind)?;
         let (numbers, results) = (self.numbers(x, x.shape())?, self.read(&result, x.shape())?);
         let of_positive = x.buffer.0.nonnegative;
-        let bound = |(x, result): (Number, &f64)| self.elementwise.unary(kind, x, *result, of_positive);
+        let nearest = kind == UnaryKind::Single && x.buffer.0.nearest;
+        let bound = |(x, result): (Number, &f64)| match nearest {
+            true => self.elementwise.of_nearest(x.value),
+            false => self.elementwise.unary(kind, x, *result, of_positive),
+        };
         let errors = numbers.iter().zip(&results).map(bound).collect();
         let nonnegative = match kind {
             UnaryKind::Exp | UnaryKind::Sqrt => true,
             UnaryKind::Tanh | UnaryKind::Erf | UnaryKind::Reciprocal => of_positive,
+            UnaryKind::Round | UnaryKind::Single => of_positive,
             UnaryKind::Negate | UnaryKind::Log => false,
         };
         self.hold(result, Some(errors), nonnegative)
@@ -278,7 +317,8 @@ impl Bounds {
             BinaryKind::Subtract => false,
         };
         debug_assert_eq!(result.shape(), shape);
-        self.hold(result, Some(errors), nonnegative)
+        let exact = [a, b].iter().all(|x| x.buffer.0.errors.is_none());
+        self.hold_as(result, Some(errors), nonnegative, exact && self.elementwise.is_nearest(kind))
     }
 
     fn binary_errors(
@@ -434,7 +474,7 @@ impl Backend for Bounds {
 
     fn alloc(&self, dtype: DType, elements: usize) -> Result<Held> {
         let values = self.oracle.backend().alloc(dtype, elements)?;
-        Ok(Held(Arc::new(Inner { values, errors: None, elements, nonnegative: true })))
+        Ok(Held(Arc::new(Inner { values, errors: None, elements, nonnegative: true, nearest: false })))
     }
 
     fn upload(&self, data: HostData) -> Result<Held> {
@@ -476,9 +516,17 @@ impl Backend for Bounds {
         }
     }
 
-    /// None, so that every bound is that of a decomposition.
-    fn fused(&self, operation: &mut FusedOf<Self>, _: &[Spec]) -> Result<Outputs<Held>> {
-        Err(unsupported(self, operation.name()))
+    /// None, so that every bound is that of a decomposition; but codes that a device gave are what they are.
+    fn fused(&self, operation: &mut FusedOf<Self>, out: &[Spec]) -> Result<Outputs<Held>> {
+        match (&*operation, &self.emitted) {
+            (Fused::QuantizeActivations { .. }, Some(Emitted { codes, scales })) => {
+                let given = [codes, scales].into_iter().zip(out).map(|(values, spec)| {
+                    self.hold(self.oracle.upload(HostData::F64(values.clone()), spec.shape.sizes())?, None, false)
+                });
+                given.collect()
+            }
+            _ => Err(unsupported(self, operation.name())),
+        }
     }
 
     /// What a device really holds: rounded to `dtype` and then to the device's type.

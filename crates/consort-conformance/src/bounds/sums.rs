@@ -32,7 +32,7 @@ use super::profile::Rounding;
 const RISK: f64 = 1e-9;
 
 /// `√(2 ln(2N/p))`.
-pub(super) fn confidence(outputs: usize) -> f64 {
+pub(crate) fn confidence(outputs: usize) -> f64 {
     (2.0 * (2.0 * outputs.max(1) as f64 / RISK).ln()).sqrt()
 }
 

@@ -5,6 +5,7 @@
 //! | element-wise ones, AdamW, softmax, their backwards | every operand | every output |
 //! | norms and their backwards | `x`, `d_y` | the output, `d_x` |
 //! | `rotary`; `embedding`, `gather_rows` | `x`, `ids`; `ids` | the output |
+//! | `quantize_activations` | `x` | every output |
 //! | `linear`, `linear_backward_input` | `x`, `residual`; `d_y` | the output |
 //! | `linear_backward_weight` | `d_y`, along its second axis | the output |
 //! | `binary`, `select`, `matmul` of batches | what is not broadcast there | the output |
@@ -115,6 +116,7 @@ impl Problem {
             "layer_norm_backward" | "rms_norm_backward" if more_than_one_axis("x") => (there(&["x", "d_y"]), &["d_x"]),
             "rotary" => (there(&["x", "ids"]), op.outputs),
             "embedding" | "gather_rows" => (there(&["ids"]), op.outputs),
+            "quantize_activations" => (there(&["x"]), op.outputs),
             "linear" => (there(&["x", "residual"]), op.outputs),
             "linear_backward_input" => (there(&["d_y"]), op.outputs),
             "linear_backward_weight" => (vec![("d_y".to_owned(), 1)], op.outputs),

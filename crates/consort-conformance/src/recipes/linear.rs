@@ -44,7 +44,8 @@ const TYPES: [WeightDType; 14] = WeightDType::ALL;
 fn inputs_of(dtype: WeightDType, n: usize) -> usize {
     (32 * n).next_multiple_of(dtype.block())
 }
-
+/// Those with a gradient first.
+const COMPUTES: [&str; 3] = ["f32", "bf16", "int8"];
 const FILLS: &[Fill] = &[
     Fill::Normal,
     Fill::Large,
@@ -171,6 +172,51 @@ fn sweep(sweep: &mut Sweep) {
         sweep.quick(sized("linear", [5, 37, 18]).attribute("activation", "relu").view(view).backward());
         sweep.quick(sized("linear", [5, 37, 18]).attribute("activation", Value::Null).view(view).backward());
     }
+    for compute in ["bf16", "int8"] {
+        sweep_narrow(sweep, compute);
+    }
+}
+
+/// Products of rounded operands.
+fn sweep_narrow(sweep: &mut Sweep, compute: &str) {
+    let bare = |sizes| bare(sizes).attribute("compute", compute);
+    let backward = compute != "int8";
+    for (at, length) in LENGTHS.into_iter().enumerate() {
+        sweep.quick(bare([at % 3 + 1, length, 5]));
+        sweep.quick(bare([at % 4 + 1, 37, length]));
+        if backward && SOME_LENGTHS.contains(&length) {
+            sweep.quick(bare([at % 3 + 1, length, 5]).backward());
+            sweep.quick(bare([length, 7, 5]).backward());
+        }
+    }
+    for (at, kind) in KINDS.into_iter().map(Some).chain([None]).enumerate() {
+        for absent in [&[][..], &["bias"], &["residual"]] {
+            let recipe = sized("linear", [at + 1, 40, 9]).attribute("activation", kind).attribute("compute", compute);
+            let recipe = Recipe { absent: absent.iter().map(|name| (*name).to_owned()).collect(), ..recipe };
+            if backward {
+                sweep.quick(recipe.clone().backward());
+            }
+            sweep.quick(recipe);
+        }
+    }
+    for dtype in TYPES {
+        for (at, blocks) in [1, 2, 3, 5, 8].into_iter().enumerate() {
+            sweep.quick(bare([at + 1, 32 * blocks, 2 * at + 1]).weight(dtype));
+            sweep.quick(bare([at + 1, 32 * blocks, 2 * at + 5]).weight(dtype).fill(Fill::Special));
+        }
+        for &fill in FILLS {
+            sweep.quick(bare([3, 64, 9]).weight(dtype).fill(fill));
+            sweep.full(bare([5, 288, 17]).weight(dtype).fill(fill));
+        }
+        for view in View::ALL {
+            sweep.quick(bare([3, 64, 9]).weight(dtype).view(view));
+        }
+        if backward {
+            sweep.quick(bare([3, 64, 9]).weight(dtype).backward());
+        }
+        sweep.quick(bare([2, 1024, 33]).weight(dtype));
+        sweep.full(bare([1, 4096, 2304]).weight(dtype));
+    }
 }
 
 fn embedding(n: usize, width: usize, rows: usize) -> Recipe {
@@ -224,6 +270,18 @@ fn sweep_backward(sweep: &mut Sweep, op: &str) {
             }
         }
     }
+    for (at, length) in SOME_LENGTHS.into_iter().enumerate() {
+        let sizes = [[2, length, 5], [length, 5, 3], [3, 7, length]];
+        sweep.quick(sized(op, sizes[at % 3]).attribute("compute", "bf16"));
+    }
+    for view in View::ALL {
+        sweep.quick(sized(op, [5, 33, 17]).attribute("compute", "bf16").view(view));
+    }
+    if op == "linear_backward_input" {
+        for dtype in TYPES {
+            sweep.quick(sized(op, [3, 64, 9]).attribute("compute", "bf16").weight(dtype));
+        }
+    }
     // A reduction over 4,096, and 2,304 outputs.
     match op {
         "linear_backward_input" => {
@@ -273,9 +331,11 @@ fn sizes_of_weights() -> impl Strategy<Value = ([usize; 3], WeightDType)> {
 
 fn strategy(backward: bool) -> Option<BoxedStrategy<Recipe>> {
     let kinds = prop::option::of(prop::sample::select(KINDS.to_vec()));
-    let recipes = (sizes_of_weights(), kinds, any::<bool>(), any::<bool>()).prop_map(
-        move |((sizes, dtype), kind, bias, residual)| {
-            let recipe = sized("linear", sizes).attribute("activation", kind).weight(dtype).direction(backward);
+    let computes = prop::sample::select(if backward { &COMPUTES[..2] } else { &COMPUTES });
+    let recipes = (sizes_of_weights(), kinds, computes, any::<bool>(), any::<bool>()).prop_map(
+        move |((sizes, dtype), kind, compute, bias, residual)| {
+            let recipe = sized("linear", sizes).attribute("activation", kind).attribute("compute", compute);
+            let recipe = recipe.weight(dtype).direction(backward);
             let recipe = if bias { recipe } else { recipe.without("bias") };
             if residual { recipe } else { recipe.without("residual") }
         },
@@ -290,10 +350,11 @@ fn strategy_embedding(backward: bool) -> Option<BoxedStrategy<Recipe>> {
 }
 
 fn strategy_backward(op: &'static str, backward: bool) -> Option<BoxedStrategy<Recipe>> {
-    let recipes = sizes_of_weights().prop_map(move |(sizes, dtype)| match op {
-        "linear_backward_input" => sized(op, sizes).weight(dtype),
-        _ => sized(op, sizes),
-    });
+    let recipes =
+        (sizes_of_weights(), prop::sample::select(&COMPUTES[..2])).prop_map(move |((sizes, dtype), compute)| {
+            let recipe = sized(op, sizes).attribute("compute", compute);
+            if op == "linear_backward_input" { recipe.weight(dtype) } else { recipe }
+        });
     if backward { None } else { finished(recipes, &[Fill::Normal, Fill::Large, Fill::Positive, Fill::Constant]) }
 }
 

@@ -14,6 +14,7 @@ mod gather_rows;
 mod linear;
 mod matmul;
 mod norm;
+mod quantize;
 mod reduce;
 mod rotary;
 mod sample;
@@ -72,6 +73,7 @@ pub(crate) static FAMILIES: &[Family] = &[
     activation::ACTIVATION,
     activation::GATED,
     activation::SOFT_CAP,
+    quantize::QUANTIZE_ACTIVATIONS,
     linear::LINEAR,
     linear::EMBEDDING,
     attention::ATTENTION,

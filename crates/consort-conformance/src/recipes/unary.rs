@@ -14,7 +14,9 @@ use crate::{
 
 pub(super) const UNARY: Family = Family { op: "unary", draw, sweep, strategy };
 
-const KINDS: [&str; 7] = ["negate", "exp", "log", "sqrt", "tanh", "erf", "reciprocal"];
+const KINDS: [&str; 9] = ["negate", "exp", "log", "sqrt", "tanh", "erf", "reciprocal", "single", "round"];
+/// A whole number has no gradient.
+const BACKWARD_KINDS: &[&str] = KINDS.split_at(8).0;
 const FILLS: &[Fill] = &[
     Fill::Normal,
     Fill::Large,
@@ -38,6 +40,8 @@ fn draw(draw: &mut Draw<'_>) -> Result<(), Error> {
         // e⁸⁸ is near the end of f32, e⁻¹⁰³ is its least denormal.
         "exp" => Range { large: 25.0, special: 80.0, wide: 85.0 },
         "reciprocal" => Range { large: 1e30, special: 1e36, wide: 1e36 },
+        // Large ones are whole already.
+        "round" => Range { large: 100.0, special: f64::MAX, wide: 3e38 },
         _ => Range { large: 1e30, special: f64::MAX, wide: 3e38 },
     };
     let mut values = draw.values(&sizes, range)?;
@@ -47,6 +51,9 @@ fn draw(draw: &mut Draw<'_>) -> Result<(), Error> {
             "log" if value.abs() < LEAST_DIVISOR => 2.0,
             "log" | "sqrt" if backward && value.abs() < 0.0625 => 0.0625,
             "log" | "sqrt" => value.abs(),
+            // Halves between whole numbers, up to where numbers have none.
+            "round" if fill == Fill::Ties => f64::from((*value + index as f64 / 2.0) as f32),
+            "round" if fill == Fill::Normal && index % 4 == 3 => f64::from((*value * 3e6) as f32),
             "exp" => value.clamp(-103.0, 88.0),
             "reciprocal" if backward && value.abs() < 0.0625 => f64::copysign(0.0625, *value),
             "reciprocal" if value.abs() < LEAST_DIVISOR => f64::copysign(1.0, *value),
@@ -66,11 +73,15 @@ fn sweep(sweep: &mut Sweep) {
     for kind in KINDS {
         let recipe = Recipe::new("unary").attribute("kind", kind);
         sweep.elementwise(&recipe, &["x"], FILLS);
-        sweep.elementwise(&recipe.backward(), &["x"], BACKWARD_FILLS);
+        if BACKWARD_KINDS.contains(&kind) {
+            sweep.elementwise(&recipe.backward(), &["x"], BACKWARD_FILLS);
+        }
     }
+    sweep.quick(Recipe::new("unary").attribute("kind", "round").shape("x", &[4, 33]).fill(Fill::Ties));
 }
 
 fn strategy(backward: bool) -> Option<BoxedStrategy<Recipe>> {
-    let kinds = Union::new(KINDS.map(|kind| Just(("kind", kind.into())).boxed()));
+    let kinds = if backward { BACKWARD_KINDS } else { &KINDS };
+    let kinds = Union::new(kinds.iter().map(|kind| Just(("kind", (*kind).into())).boxed()));
     elementwise("unary", backward, &["x"], if backward { BACKWARD_FILLS } else { FILLS }, kinds)
 }

@@ -207,7 +207,12 @@ pub(crate) fn model_tables(report: &Report) -> [(Vec<String>, Vec<Vec<String>>);
 
 /// Model, weights and backend of an event.
 fn who(report: &Report, event: &Value) -> Vec<String> {
-    vec![words(&event["model"]), words(&event["weight_dtype"]), report.whose(event)]
+    let weights = words(&event["weight_dtype"]);
+    let weights = match event["compute"].as_str() {
+        None | Some("f32") => weights,
+        Some(compute) => format!("{weights} in {compute}"),
+    };
+    vec![words(&event["model"]), weights, report.whose(event)]
 }
 
 fn verdict(event: &Value) -> String {
@@ -230,7 +235,10 @@ fn comparison(report: &Report, event: &Value) -> Vec<String> {
     row.extend([
         number(&found["output"]["error"], |error| format!("{error:.1e}")),
         number(&found["times_floor"], |times| format!("{times:.1}")),
-        number(&found["divergence"]["max"], |nats| format!("{nats:.1e}")),
+        match found["divergence_budget"].as_f64() {
+            Some(budget) => number(&found["divergence"]["mean"], |nats| format!("{nats:.1e} of {budget:.1e}")),
+            None => number(&found["divergence"]["max"], |nats| format!("{nats:.1e}")),
+        },
         if top.is_null() { "-".to_owned() } else { format!("{}/{}", words(&top["agreed"]), words(&top["clear"])) },
         format!("{same}/{}", cuts.len()),
         format!("{}/{}/{}", level("native"), level("composed"), level("host")),

@@ -72,6 +72,16 @@ faults! {
     MinimumForgotten = "minimum-forgotten": "the minima of blocks are left out",
     FifthBitLost = "fifth-bit-lost": "the fifth bit of quants is left out",
     NeighboursScale = "neighbours-scale": "a sub-block is read with the scale of the next",
+    CodesFloored = "codes-floored": "activations are quantised by cutting off instead of rounding",
+    CodesTiesAway = "codes-ties-away": "halves between two codes are rounded away from zero",
+    ScaleOf128 = "scale-of-128": "a scale is a 128th of the greatest magnitude",
+    ScaleOfRow = "scale-of-row": "all blocks of a row are quantised by the row's greatest magnitude",
+    NeighbourScale = "neighbour-scale": "a product in int8 takes the scale of the block before",
+    CodesWrapped = "codes-wrapped": "codes go up to 128, and that one wraps to −128",
+    OtherCodes = "other-codes": "a product in int8 quantises by a way of its own, cutting off instead of rounding",
+    Int8Forgotten = "int8-forgotten": "a product in int8 is computed in f32",
+    TruncatedOperands = "truncated-operands": "a product in bf16 cuts its operands off instead of rounding them",
+    BlocksTakenForZeros = "blocks-taken-for-zeros": "blocks below 2⁻⁹⁸ are taken for zeros",
     IgnoredTarget = "ignored-target": "a row without a target has a loss",
     LostSmoothing = "lost-smoothing": "cross-entropy leaves out its smoothing",
     NoBiasCorrection = "no-bias-correction": "AdamW leaves out the correction of its first moment",
@@ -124,6 +134,13 @@ impl Fault {
             | Self::MinimumForgotten
             | Self::FifthBitLost
             | Self::NeighboursScale => &["embedding", "linear"],
+            Self::CodesFloored
+            | Self::CodesTiesAway
+            | Self::ScaleOf128
+            | Self::ScaleOfRow
+            | Self::CodesWrapped
+            | Self::BlocksTakenForZeros => &["quantize_activations"],
+            Self::NeighbourScale | Self::OtherCodes | Self::Int8Forgotten | Self::TruncatedOperands => &["linear"],
             Self::IgnoredTarget | Self::LostSmoothing => &["cross_entropy"],
             Self::NoBiasCorrection | Self::CoupledDecay => &["adamw"],
             Self::BackwardSign => &["softmax_backward"],

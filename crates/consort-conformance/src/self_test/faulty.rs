@@ -12,9 +12,9 @@ use std::{
 };
 
 use consort_core::{
-    Backend, CacheOf, CacheSpec, CacheStore, DType, Device, Error, Fused, FusedOf, Host, HostData, Layout, MapOperands,
-    Outputs, Primitive, PrimitiveOf, Ready, Result, Spec, StoredTensor, Tensor, TensorOf, Ticket, WeightDType,
-    WeightOf, WeightStore,
+    Backend, CacheOf, CacheSpec, CacheStore, Compute, DType, Device, Error, Fused, FusedOf, Host, HostData, Layout,
+    MapOperands, Outputs, Primitive, PrimitiveOf, Ready, Result, Spec, StoredTensor, Tensor, TensorOf, Ticket,
+    WeightDType, WeightOf, WeightStore,
     cache::{CachePlan, PlanRow, PlanSequence},
     concatenated_shape,
     config::{Activation, RotaryPairing},
@@ -25,7 +25,7 @@ use consort_core::{
 use half::f16;
 use smallvec::SmallVec;
 
-use super::fault::Fault;
+use super::{fault::Fault, quantized};
 
 /// `B` with a fault.
 pub struct Faulty<B: Host> {
@@ -194,23 +194,24 @@ impl<B: Host> Faulty<B> {
         let device = &self.inner;
         let one = |x: TensorOf<B>| SmallVec::from_iter([x]);
         let altered = match (self.fault, operation) {
-            (Fault::TransposedWeight, Fused::Linear { x, weight, bias, activation, residual })
+            (Fault::TransposedWeight, Fused::Linear { x, weight, bias, activation, residual, compute })
                 if weight.outputs() == weight.inputs() =>
             {
                 let transposed = device.copy(&device.unpack(&weight)?.permute(&[1, 0])?, device.float())?;
                 let weight = device.repack(&weight, &transposed)?;
-                Fused::Linear { x, weight, bias, activation, residual }
+                Fused::Linear { x, weight, bias, activation, residual, compute }
             }
-            (Fault::LostBias, Fused::Linear { x, weight, bias: Some(_), activation, residual }) => {
-                Fused::Linear { x, weight, bias: None, activation, residual }
+            (Fault::LostBias, Fused::Linear { x, weight, bias: Some(_), activation, residual, compute }) => {
+                Fused::Linear { x, weight, bias: None, activation, residual, compute }
             }
-            (Fault::LostResidual, Fused::Linear { x, weight, bias, activation, residual: Some(_) }) => {
-                Fused::Linear { x, weight, bias, activation, residual: None }
+            (Fault::LostResidual, Fused::Linear { x, weight, bias, activation, residual: Some(_), compute }) => {
+                Fused::Linear { x, weight, bias, activation, residual: None, compute }
             }
-            (Fault::BiasAfterActivation, Fused::Linear { x, weight, bias: Some(bias), activation, residual })
-                if activation.is_some() =>
-            {
-                let y = device.linear(x, &weight, None, activation, residual)?;
+            (
+                Fault::BiasAfterActivation,
+                Fused::Linear { x, weight, bias: Some(bias), activation, residual, compute },
+            ) if activation.is_some() => {
+                let y = device.linear(x, &weight, None, activation, residual, compute)?;
                 return Ok(Some(one(device.add(y, bias)?)));
             }
             (Fault::MaskForgotten, Fused::Attention { query, key, value, bias, segments, mut attributes }) => {
@@ -334,6 +335,29 @@ impl<B: Host> Faulty<B> {
                 Fused::Activation { x, kind: Activation::QuickGelu }
             }
             (Fault::GateAndUpSwapped, Fused::Gated { gate, up, kind }) => Fused::Gated { gate: up, up: gate, kind },
+            (fault, Fused::QuantizeActivations { x }) if quantized::is_in_codes(fault) => {
+                return quantized::wrong(device, fault, &x).map(|codes| Some(codes.into_iter().collect()));
+            }
+            (
+                Fault::NeighbourScale | Fault::OtherCodes,
+                Fused::Linear { x, weight, bias, activation, residual, compute: Compute::Int8 },
+            ) => {
+                let x = quantized::taken(device, self.fault, &x)?;
+                Fused::Linear { x, weight, bias, activation, residual, compute: Compute::F32 }
+            }
+            (Fault::Int8Forgotten, Fused::Linear { x, weight, bias, activation, residual, compute: Compute::Int8 }) => {
+                Fused::Linear { x, weight, bias, activation, residual, compute: Compute::F32 }
+            }
+            (
+                Fault::TruncatedOperands,
+                Fused::Linear { x, weight, bias, activation, residual, compute: Compute::BF16 },
+            ) => {
+                let plain = device.unpack(&weight)?;
+                let values = device.download(&quantized::truncated(device, &plain)?)?.to_f64();
+                let part = StoredTensor::from_values("cut", &values, [weight.outputs(), weight.inputs()])?;
+                let (x, weight) = (quantized::truncated(device, &x)?, device.pack(&[part], WeightDType::F64)?);
+                Fused::Linear { x, weight, bias, activation, residual, compute: Compute::F32 }
+            }
             (Fault::IgnoredTarget, Fused::CrossEntropy { logits, targets, smoothing }) => {
                 let last = logits.size(1) as u32 - 1;
                 let ids = device.download(&targets)?.into_u32().unwrap_or_default();
@@ -381,9 +405,9 @@ impl<B: Host> Faulty<B> {
                 let y = device.fill(y.sizes(), 0.0)?;
                 Fused::AttentionBackward { query, key, value, bias, y, log_sum, d_y, segments, attributes }
             }
-            (Fault::WeightGradientTail, Fused::LinearBackwardWeight { x, d_y }) if x.size(0) > 1 => {
+            (Fault::WeightGradientTail, Fused::LinearBackwardWeight { x, d_y, compute }) if x.size(0) > 1 => {
                 let rows = x.size(0) - 1;
-                Fused::LinearBackwardWeight { x: x.slice(0, 0, rows)?, d_y: d_y.slice(0, 0, rows)? }
+                Fused::LinearBackwardWeight { x: x.slice(0, 0, rows)?, d_y: d_y.slice(0, 0, rows)?, compute }
             }
             (Fault::EmbeddingOverwritten, Fused::EmbeddingBackward { ids, d_y, rows }) => {
                 let zeros = device.fill(&[rows, d_y.size(1)], 0.0)?;

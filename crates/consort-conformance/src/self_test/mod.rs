@@ -6,6 +6,7 @@
 
 mod fault;
 mod faulty;
+mod quantized;
 #[cfg(feature = "self-test")]
 mod run;
 

@@ -118,14 +118,14 @@ impl Recipes {
     }
 
     fn hunt(&self, fault: Fault) -> Hunt {
-        let device = Device::new(Faulty::new(Single::new(), fault));
+        let (device, profile) = (Device::new(Faulty::new(Single::new(), fault)), Profile::ieee());
         let here = |op: &str| fault.operations().contains(&op);
         let first = self.0.iter().filter(|(recipe, ..)| here(&recipe.op));
         let others = self.0.iter().filter(|(recipe, ..)| !here(&recipe.op));
         let mut looked_at = 0;
         for (recipe, problem, expected) in first.chain(others) {
             looked_at += 1;
-            let found = suite::findings(&device, problem, expected);
+            let found = suite::findings(&device, problem, expected, &profile);
             if !found.is_empty() {
                 return Hunt {
                     fault: fault.name(),

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Parser;
+use consort_core::Compute;
 use serde_json::Value;
 
 use crate::{ops, report::place};
@@ -41,6 +42,9 @@ pub(crate) struct Arguments {
     /// Only goldens whose name contains this.
     #[arg(long, value_name = "FILTER")]
     pub(crate) only: Option<String>,
+    /// What products of whole models are computed in: f32, bf16 or int8.
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) compute: Option<String>,
     /// A case in the format of docs/case-format.md, or a folder of cases; may be given several times.
     #[arg(long = "cases", value_name = "DIR")]
     pub(crate) cases: Vec<PathBuf>,
@@ -79,6 +83,7 @@ pub(crate) struct Asked {
     /// Numbers of threads; one `None` where the backend chooses.
     pub(crate) threads: Vec<Option<usize>>,
     pub(crate) case: Option<Value>,
+    pub(crate) compute: Compute,
     pub(crate) limit: Duration,
     pub(crate) jobs: usize,
 }
@@ -106,6 +111,13 @@ impl Arguments {
         if let Some(other) = self.fallback.as_deref().filter(|given| !policies.contains(given)) {
             return Err(unknown("fall-back policy", other, &policies, "known"));
         }
+        let computes = Compute::ALL.map(Compute::name);
+        let compute = match self.compute.as_deref() {
+            None => Compute::F32,
+            Some(name) => {
+                Compute::from_name(name).ok_or_else(|| unknown("type to compute in", name, &computes, "known"))?
+            }
+        };
         let case = match &self.case {
             None => None,
             Some(text) => Some(serde_json::from_str(text).map_err(|error| format!("--case is not JSON: {error}"))?),
@@ -117,6 +129,7 @@ impl Arguments {
             ops: self.ops.clone(),
             threads: if threads.is_empty() { vec![None] } else { threads },
             case,
+            compute,
             limit: limit.ok_or_else(|| format!("--limit '{}' is not a time: expected seconds, as 20", self.limit))?,
             jobs: self.jobs.as_deref().map_or(Ok(1), |text| positive("--jobs", text))?,
         })
@@ -204,6 +217,7 @@ mod tests {
             (["--backend", "scaler"], "'scalar'"),
             (["--ops", "sofmax"], "'softmax'"),
             (["--fallback", "denny"], "'deny'"),
+            (["--compute", "int4"], "'int8'"),
             (["--threads", "0"], "1 to 1024"),
             (["--limit", "-1"], "seconds"),
             (["--case", "{"], "not JSON"),

@@ -100,7 +100,7 @@ pub(crate) trait Opened {
     fn title(&self) -> &'static str;
     fn float(&self) -> DType;
     fn warnings(&self) -> Vec<&'static str>;
-    fn check(&self, problem: &Problem, expected: &[Bounded]) -> Checked;
+    fn check(&self, problem: &Problem, expected: &[Bounded], derived: Option<&Profile>) -> Checked;
     fn tested(&self) -> &dyn Tested;
 }
 
@@ -117,8 +117,8 @@ impl<B: Backend> Opened for Device<B> {
         Device::warnings(self)
     }
 
-    fn check(&self, problem: &Problem, expected: &[Bounded]) -> Checked {
-        check::check(self, problem, expected)
+    fn check(&self, problem: &Problem, expected: &[Bounded], derived: Option<&Profile>) -> Checked {
+        check::check(self, problem, expected, derived)
     }
 
     fn tested(&self) -> &dyn Tested {

@@ -4,6 +4,7 @@
 //! values         every element within its bound of the oracle's; exact where that is owed
 //! decomposition  a native fused operation: its decomposition on the same device within the same bounds, so that the two are
 //!                within twice the bound of each other
+//! quality        a product of rounded operands: near that of the operands as they are, for independent draws (`quantized`)
 //! rows           the first row alone, the last row alone, and odd chunks: the bits that they have in the whole
 //! again          a second run: the same bits
 //! operands       no operand's buffer has changed
@@ -11,15 +12,16 @@
 //! unbounded      the bounds say something: they are not as wide as the values
 //! ```
 
-use std::{ops::Range, time::Instant};
+use std::{borrow::Cow, ops::Range, time::Instant};
 
 use consort_core::{Backend, Counts, Device, Fused, HostData, Primitive};
 
 use crate::{
-    bounds::Bounded,
+    bounds::{Bounded, Emitted, Profile},
     error::Error,
     judge::{self, Worst},
     problem::{How, Operand, Output, Problem},
+    quantized,
     report::{Direction, Finding, Level},
 };
 
@@ -52,9 +54,15 @@ impl Checked {
     }
 }
 
-/// Makes every check that applies.
+/// Makes every check that applies. Where `expected` was derived and is not a case's author's, `derived` is the profile that it
+/// was derived from.
 #[allow(clippy::neg_cmp_op_on_partial_ord, reason = "`!(budget <= 1)`, so that NaN fails")]
-pub(crate) fn check<B: Backend>(device: &Device<B>, problem: &Problem, expected: &[Bounded]) -> Checked {
+pub(crate) fn check<B: Backend>(
+    device: &Device<B>,
+    problem: &Problem,
+    expected: &[Bounded],
+    derived: Option<&Profile>,
+) -> Checked {
     let mut found = Checked::default();
     let before = device.report();
     let start = Instant::now();
@@ -78,7 +86,15 @@ pub(crate) fn check<B: Backend>(device: &Device<B>, problem: &Problem, expected:
         }
     };
 
-    let judgement = judge::judge(&first, expected);
+    let asked = Asked { device, problem, expected, derived };
+    let expected = match asked.expected(How::AsAsked) {
+        Ok(expected) => expected,
+        Err(error) => {
+            found.find("error", format!("its activations alone, quantised: {error}"), None);
+            return found;
+        }
+    };
+    let judgement = judge::judge(&first, &expected);
     found.made("values");
     found.budget = judgement.budget;
     found.worst.clone_from(&judgement.worst);
@@ -92,8 +108,9 @@ pub(crate) fn check<B: Backend>(device: &Device<B>, problem: &Problem, expected:
 
     again(&mut found, device, problem, &first);
     if found.level == Some(Level::Native) && is_fused(&problem.op) {
-        decomposition(&mut found, device, problem, expected);
+        decomposition(&mut found, &asked);
     }
+    quality(&mut found, &asked, &first);
     rows(&mut found, device, problem, &first);
     found
 }
@@ -114,12 +131,52 @@ fn again<B: Backend>(found: &mut Checked, device: &Device<B>, problem: &Problem,
     }
 }
 
+/// What is checked, and by what.
+struct Asked<'a, B: Backend> {
+    device: &'a Device<B>,
+    problem: &'a Problem,
+    expected: &'a [Bounded],
+    derived: Option<&'a Profile>,
+}
+
+impl<B: Backend> Asked<'_, B> {
+    /// What is expected of the device run so: of a product in int8, by the codes that it gives then.
+    fn expected(&self, how: How) -> Result<Cow<'_, [Bounded]>, Error> {
+        let own = match self.derived {
+            Some(profile) => Emitted::expected(self.problem, profile, self.device, how)?,
+            None => None,
+        };
+        Ok(own.map_or(Cow::Borrowed(self.expected), Cow::Owned))
+    }
+}
+
 #[allow(clippy::neg_cmp_op_on_partial_ord, reason = "`!(budget <= 1)`, so that NaN fails")]
-fn decomposition<B: Backend>(found: &mut Checked, device: &Device<B>, problem: &Problem, expected: &[Bounded]) {
-    match problem.run(device, How::Decomposed) {
-        Ok(outputs) => {
+fn quality<B: Backend>(found: &mut Checked, asked: &Asked<'_, B>, first: &[Output]) {
+    let Some(profile) = asked.derived else { return };
+    match quantized::quality(asked.problem, profile, asked.device) {
+        Ok(None) => {}
+        Ok(Some(expected)) => {
+            found.made("quality");
+            let judgement = judge::judge(first, &expected);
+            if !(judgement.budget <= 1.0) {
+                found.find(
+                    "quality",
+                    "further from the product of operands as they are than rounding them explains",
+                    judgement.worst,
+                );
+            }
+        }
+        Err(error) => found.find("quality", error.to_string(), None),
+    }
+}
+
+#[allow(clippy::neg_cmp_op_on_partial_ord, reason = "`!(budget <= 1)`, so that NaN fails")]
+fn decomposition<B: Backend>(found: &mut Checked, asked: &Asked<'_, B>) {
+    let ran = asked.problem.run(asked.device, How::Decomposed);
+    match ran.and_then(|outputs| Ok((outputs, asked.expected(How::Decomposed)?))) {
+        Ok((outputs, expected)) => {
             found.made("decomposition");
-            let judgement = judge::judge(&outputs, expected);
+            let judgement = judge::judge(&outputs, &expected);
             if !(judgement.budget <= 1.0) {
                 found.find("decomposition", "its parts on this backend are out of bounds", judgement.worst);
             }

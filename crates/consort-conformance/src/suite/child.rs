@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use consort_core::{DType, WeightDType};
+use consort_core::{Compute, DType, WeightDType};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -103,6 +103,9 @@ pub(crate) struct ModelRequest {
     pub(crate) model: PathBuf,
     /// What its weights are kept as, one after the other.
     pub(crate) dtypes: Vec<WeightDType>,
+    /// What its products are computed in.
+    #[serde(default)]
+    pub(crate) compute: Compute,
     /// Whether it is trained where it has training.
     pub(crate) training: bool,
     /// Where the cases of a run in lockstep are written.
@@ -111,11 +114,11 @@ pub(crate) struct ModelRequest {
 
 fn model(candidate: &Candidate, device: &dyn Opened, request: &Value, emit: &mut dyn FnMut(&Value)) {
     let ran = serde_json::from_value(request.clone()).map_err(|error| error.to_string()).and_then(|request| {
-        let ModelRequest { model, dtypes, training, lockstep } = request;
+        let ModelRequest { model, dtypes, compute, training, lockstep } = request;
         let golden = Golden::of_model(&model).map_err(|error| error.to_string())?;
         let profile = candidate.profile_for(None, device.float());
         let own = [models::Candidate { name: candidate.name(), device: device.tested(), profile: &profile }];
-        let plan = models::Plan { dtypes: &dtypes, training, lockstep: lockstep.as_deref() };
+        let plan = models::Plan { dtypes: &dtypes, compute, training, lockstep: lockstep.as_deref() };
         models::run(&golden, &own, &plan, &mut |event| emit(&json!(event)));
         Ok(())
     });
@@ -159,7 +162,8 @@ fn judged(device: &dyn Opened, problem: &Problem, file: Option<&CaseFile>, profi
             Err(error) => return without("oracle", &error),
         },
     };
-    device.check(problem, &expected)
+    let derived = file.is_none_or(|file| file.expected.is_empty());
+    device.check(problem, &expected, derived.then_some(&profile))
 }
 
 fn without(check: &str, error: &Error) -> Checked {

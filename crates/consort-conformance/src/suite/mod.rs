@@ -146,9 +146,10 @@ pub(crate) fn findings<B: consort_core::Backend>(
     device: &consort_core::Device<B>,
     problem: &crate::problem::Problem,
     expected: &[crate::bounds::Bounded],
+    profile: &crate::bounds::Profile,
 ) -> Vec<String> {
     let mut names: Vec<String> =
-        check::check(device, problem, expected).findings.into_iter().map(|f| f.check).collect();
+        check::check(device, problem, expected, Some(profile)).findings.into_iter().map(|f| f.check).collect();
     names.dedup();
     names
 }

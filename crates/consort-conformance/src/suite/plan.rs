@@ -203,6 +203,7 @@ fn models(arguments: &Arguments, asked: &Asked) -> Result<Vec<(String, ModelRequ
         let request = ModelRequest {
             model: golden.directory.canonicalize().unwrap_or(golden.directory),
             dtypes: dtypes.clone(),
+            compute: asked.compute,
             training: true,
             lockstep: lockstep.clone(),
         };

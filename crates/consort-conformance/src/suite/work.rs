@@ -302,7 +302,7 @@ impl Worker<'_> {
             };
             self.tell(News::Model(json!({
                 "event": "error", "backend": backend, "column": column, "model": job.op, "directory": request["model"],
-                "weight_dtype": dtype, "agrees": false, "error": what,
+                "weight_dtype": dtype, "compute": request["compute"], "agrees": false, "error": what,
             })));
             if done >= dtypes.len() {
                 break;

@@ -379,6 +379,26 @@ pub(crate) fn every(draw: &mut Draw) -> Vec<(String, Problem)> {
     }
     let rows = json!([{}, {"temperature": 0.7, "top_k": 9, "seed": 5}, {"temperature": 1.0, "top_p": 0.8, "draw": 3}]);
     add("sample".into(), problem("sample", json!({"rows": rows}), vec![("logits", d.floats(&[3, 50], 2.0))]));
+    // Behind the others, whose draws stay as they are.
+    for kind in ["single", "round"] {
+        let unary = problem("unary", json!({"kind": kind}), vec![("x", d.floats(&[9, 33], 2.0))]);
+        if kind == "single" {
+            add(format!("{kind} backward"), backward(d, &unary, &[&[9, 33]], &["x"]));
+        }
+        add(kind.into(), unary);
+    }
+    for (width, scale) in [(32, 1.0), (77, 30.0), (1, 1e-28)] {
+        let quantize = problem("quantize_activations", json!({}), vec![("x", d.floats(&[40, width], scale))]);
+        add(format!("quantize_activations {width}"), quantize);
+    }
+    for compute in ["bf16", "int8"] {
+        let operands = vec![("x", d.floats(&[7, 77], 1.0)), ("weight", d.floats(&[20, 77], 1.0))];
+        let linear = problem("linear", json!({"compute": compute, "activation": "silu"}), operands);
+        if compute == "bf16" {
+            add(format!("linear in {compute} backward"), backward(d, &linear, &[&[7, 20]], &["x", "weight"]));
+        }
+        add(format!("linear in {compute}"), linear);
+    }
     all
 }
 

@@ -5,6 +5,7 @@ use smallvec::smallvec;
 use super::rule::{Found, Rule};
 use crate::{
     backend::{Backend, FusedOf},
+    compute::Compute,
     device::Device,
     error::{Error, Result},
     operation::{Fused, ReduceKind, UnaryKind},
@@ -67,9 +68,15 @@ pub(super) fn rule<B: Backend>(operation: &FusedOf<B>, needs: &[bool]) -> Result
                 found(device, Fused::SoftCapBackward { x, d_y, cap })
             })
         }
+        Fused::Linear { compute: Compute::Int8, .. } => {
+            return Err(without_gradient(
+                "linear in int8, which rounds its input to few numbers (f32 and bf16 have one)",
+            ));
+        }
         // With an activation it is recorded as its parts.
         Fused::Linear { activation: Some(_), .. } => return Err(without_gradient("linear with an activation")),
-        Fused::Linear { x, weight, bias, activation: None, residual } => {
+        Fused::Linear { x, weight, bias, activation: None, residual, compute } => {
+            let compute = *compute;
             let [need_x, need_weight] = [needs[0], needs[1]];
             let need_bias = bias.as_ref().map(|_| needs[2]);
             let has_residual = residual.is_some();
@@ -77,11 +84,11 @@ pub(super) fn rule<B: Backend>(operation: &FusedOf<B>, needs: &[bool]) -> Result
             Rule::of_one(need_weight.then(|| x.clone()), &[], move |device, saved, d_y| {
                 let mut all: Found<B> = smallvec![];
                 all.push(match need_x {
-                    true => Some(device.one(Fused::LinearBackwardInput { d_y: d_y.clone(), weight })?),
+                    true => Some(device.one(Fused::LinearBackwardInput { d_y: d_y.clone(), weight, compute })?),
                     false => None,
                 });
                 all.push(match saved.into_iter().next() {
-                    Some(x) => Some(device.one(Fused::LinearBackwardWeight { x, d_y: d_y.clone() })?),
+                    Some(x) => Some(device.one(Fused::LinearBackwardWeight { x, d_y: d_y.clone(), compute })?),
                     None => None,
                 });
                 if let Some(needed) = need_bias {
@@ -142,7 +149,8 @@ pub(super) fn rule<B: Backend>(operation: &FusedOf<B>, needs: &[bool]) -> Result
                 Ok(smallvec![sum, None])
             })
         }
-        Fused::CacheWrite { .. }
+        Fused::QuantizeActivations { .. }
+        | Fused::CacheWrite { .. }
         | Fused::CachedAttention { .. }
         | Fused::AdamW { .. }
         | Fused::Sample { .. }

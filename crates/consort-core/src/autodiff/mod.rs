@@ -375,9 +375,11 @@ impl<B: Backend> Autodiff<B> {
 
     /// `f(x·Wᵀ + b) + residual` as its parts, where f is there: its slope is taken at what `x·Wᵀ + b` gave.
     fn activated_linear(&self, operation: &FusedOf<Self>) -> Result<Option<Tracked<B>>> {
-        let Fused::Linear { x, weight, bias, activation: Some(kind), residual } = operation else { return Ok(None) };
-        let (x, weight, bias) = (x.clone(), weight.clone(), bias.clone());
-        let inner = self.again(Fused::Linear { x, weight, bias, activation: None, residual: None })?;
+        let Fused::Linear { x, weight, bias, activation: Some(kind), residual, compute } = operation else {
+            return Ok(None);
+        };
+        let (x, weight, bias, compute) = (x.clone(), weight.clone(), bias.clone(), *compute);
+        let inner = self.again(Fused::Linear { x, weight, bias, activation: None, residual: None, compute })?;
         let activated = self.again(Fused::Activation { x: inner, kind: *kind })?;
         let Some(residual) = residual else { return Ok(Some(activated.buffer)) };
         let mut sum = Primitive::Binary { a: activated, b: residual.clone(), kind: BinaryKind::Add };

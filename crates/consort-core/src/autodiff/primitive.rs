@@ -29,7 +29,10 @@ pub(super) fn rule<B: Backend>(operation: &PrimitiveOf<B>, needs: &[bool]) -> Re
                 Ok(smallvec![Some(device.write(d, zeros, start.sizes())?), Some(d_x)])
             })
         }
-        Primitive::Unary { x, kind } => unary(x, *kind),
+        Primitive::Unary { x, kind } => match unary(x, *kind) {
+            Some(rule) => rule,
+            None => return Ok(None),
+        },
         Primitive::Binary { a, b, kind } => match binary(a, b, *kind, needs) {
             Some(rule) => rule,
             None => return Ok(None),
@@ -84,7 +87,7 @@ pub(super) fn rule<B: Backend>(operation: &PrimitiveOf<B>, needs: &[bool]) -> Re
 /// `(x or y, cotangent)` to the gradient.
 type Slope<B> = fn(&Device<B>, TensorOf<B>, TensorOf<B>) -> Result<TensorOf<B>>;
 
-fn unary<B: Backend>(x: &TensorOf<B>, kind: UnaryKind) -> Rule<B> {
+fn unary<B: Backend>(x: &TensorOf<B>, kind: UnaryKind) -> Option<Rule<B>> {
     let from_x = |slope: Slope<B>| {
         Rule::of_one([x.clone()], &[], move |device: &Device<B>, saved, d| {
             Ok(smallvec![Some(slope(device, saved[0].clone(), d)?)])
@@ -95,7 +98,7 @@ fn unary<B: Backend>(x: &TensorOf<B>, kind: UnaryKind) -> Rule<B> {
             Ok(smallvec![Some(slope(device, saved[0].clone(), d)?)])
         })
     };
-    match kind {
+    Some(match kind {
         UnaryKind::Negate => {
             Rule::of_one([], &[], |device: &Device<B>, _, d| Ok(smallvec![Some(device.unary(d, UnaryKind::Negate)?)]))
         }
@@ -116,7 +119,10 @@ fn unary<B: Backend>(x: &TensorOf<B>, kind: UnaryKind) -> Rule<B> {
             let square = device.multiply(y.clone(), y)?;
             device.unary(device.multiply(d, square)?, UnaryKind::Negate)
         }),
-    }
+        // Through a rounding as if it were none, as through a cast; a whole number has no gradient.
+        UnaryKind::Single => Rule::of_one([], &[], |_, _, d| Ok(smallvec![Some(d)])),
+        UnaryKind::Round => return None,
+    })
 }
 
 fn binary<B: Backend>(a: &TensorOf<B>, b: &TensorOf<B>, kind: BinaryKind, needs: &[bool]) -> Option<Rule<B>> {

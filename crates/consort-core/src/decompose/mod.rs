@@ -9,6 +9,7 @@ mod cache;
 mod cross_entropy;
 mod linear;
 mod norm;
+mod quantize;
 mod rotary;
 mod sample;
 mod softmax;
@@ -24,6 +25,7 @@ pub use self::{
     cross_entropy::{cross_entropy, cross_entropy_backward},
     linear::{embedding, embedding_backward, linear, linear_backward_input, linear_backward_weight},
     norm::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backward},
+    quantize::{ACTIVATION_BLOCK, LEAST_ACTIVATION, dequantize_activations, quantize_activations},
     rotary::rotary,
     sample::sample,
     softmax::{softmax, softmax_backward},
@@ -47,8 +49,9 @@ pub(crate) fn fused<B: Backend>(device: &Device<B>, operation: FusedOf<B>) -> Re
         Fused::Activation { x, kind } => smallvec![activation(device, x, kind)?],
         Fused::Gated { gate, up, kind } => smallvec![gated(device, gate, up, kind)?],
         Fused::SoftCap { x, cap } => smallvec![soft_cap(device, x, cap)?],
-        Fused::Linear { x, weight, bias, activation, residual } => {
-            smallvec![linear(device, &x, &weight, bias, activation, residual)?]
+        Fused::QuantizeActivations { x } => quantize_activations(device, &x)?.into_iter().collect(),
+        Fused::Linear { x, weight, bias, activation, residual, compute } => {
+            smallvec![linear(device, x, &weight, bias, activation, residual, compute)?]
         }
         Fused::Embedding { weight, ids } => smallvec![embedding(device, &weight, &ids)?],
         Fused::Attention { query, key, value, bias, segments, attributes } => {
@@ -80,8 +83,12 @@ pub(crate) fn fused<B: Backend>(device: &Device<B>, operation: FusedOf<B>) -> Re
             gated_backward(device, gate, up, d_y, kind)?.into_iter().collect()
         }
         Fused::SoftCapBackward { x, d_y, cap } => smallvec![soft_cap_backward(device, x, d_y, cap)?],
-        Fused::LinearBackwardInput { d_y, weight } => smallvec![linear_backward_input(device, &d_y, &weight)?],
-        Fused::LinearBackwardWeight { x, d_y } => smallvec![linear_backward_weight(device, &x, &d_y)?],
+        Fused::LinearBackwardInput { d_y, weight, compute } => {
+            smallvec![linear_backward_input(device, d_y, &weight, compute)?]
+        }
+        Fused::LinearBackwardWeight { x, d_y, compute } => {
+            smallvec![linear_backward_weight(device, x, d_y, compute)?]
+        }
         Fused::EmbeddingBackward { ids, d_y, rows } => smallvec![embedding_backward(device, &ids, d_y, rows)?],
         Fused::AttentionBackward { query, key, value, bias, y, log_sum, d_y, segments, attributes } => {
             let saved = SavedAttention { query, key, value, bias, y, log_sum };

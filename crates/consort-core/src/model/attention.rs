@@ -6,10 +6,11 @@ use super::{
     load::Loader,
     norm::Norm,
     observe::AttentionKind,
+    projection::Projection,
     stack::{Keys, Layer, Source},
 };
 use crate::{
-    backend::{Backend, CacheOf, TensorOf, WeightOf},
+    backend::{Backend, CacheOf, TensorOf},
     cache::CachePlan,
     config::{RotaryConfig, RotaryPairing, StackConfig},
     decompose,
@@ -50,13 +51,11 @@ pub(super) struct Attention<B: Backend> {
     head_width: usize,
     attributes: AttentionAttributes,
     /// Query, key and value `[(H + 2K)·C, D]`; query alone `[H·C, D]` in cross-attention.
-    input: WeightOf<B>,
-    input_bias: Option<TensorOf<B>>,
+    input: Projection<B>,
     /// Key and value `[2K·C, D]` of the encoder's output.
-    source: Option<(WeightOf<B>, Option<TensorOf<B>>)>,
+    source: Option<Projection<B>>,
     query_key_norm: Option<[Norm<B>; 2]>,
-    output: WeightOf<B>,
-    output_bias: Option<TensorOf<B>>,
+    output: Projection<B>,
 }
 
 impl<B: Backend> Attention<B> {
@@ -68,19 +67,14 @@ impl<B: Backend> Attention<B> {
         kind: AttentionKind,
     ) -> Result<Self> {
         let attention = &config.attention;
-        let mut projection = |parts: &[&str], bias: bool| -> Result<(WeightOf<B>, Option<TensorOf<B>>)> {
-            let slots = |leaf: &str| parts.iter().map(|part| format!("{name}.{part}.{leaf}")).collect::<Vec<_>>();
-            let (weights, biases) = (slots("weight"), slots("bias"));
-            let weight = loader.weight(&weights.iter().map(String::as_str).collect::<Vec<_>>())?;
-            let bias =
-                if bias { Some(loader.vector(&biases.iter().map(String::as_str).collect::<Vec<_>>())?) } else { None };
-            Ok((weight, bias))
+        let mut projection = |parts: &[&str], bias: bool| {
+            let names: Vec<String> = parts.iter().map(|part| format!("{name}.{part}")).collect();
+            loader.projection(&names, bias)
         };
         let cross = kind == AttentionKind::Cross;
-        let (input, input_bias) =
-            projection(if cross { &["query"] } else { &["query", "key", "value"] }, attention.input_bias)?;
+        let input = projection(if cross { &["query"] } else { &["query", "key", "value"] }, attention.input_bias)?;
         let source = if cross { Some(projection(&["key", "value"], attention.input_bias)?) } else { None };
-        let (output, output_bias) = projection(&["output"], attention.output_bias)?;
+        let output = projection(&["output"], attention.output_bias)?;
         let query_key_norm = if attention.query_key_norm && !cross {
             Some([
                 Norm::load_unbiased(loader, &format!("{name}.query_norm"), &config.norm)?,
@@ -102,11 +96,9 @@ impl<B: Backend> Attention<B> {
             head_width: attention.head_width,
             attributes,
             input,
-            input_bias,
             source,
             query_key_norm,
             output,
-            output_bias,
         })
     }
 
@@ -119,7 +111,7 @@ impl<B: Backend> Attention<B> {
     ) -> Result<TensorOf<B>> {
         let device = layer.device;
         let tokens = x.size(0);
-        let y = device.linear(x, &self.input, self.input_bias.as_ref(), None, None)?; // [T, (H + 2K)·C]
+        let y = self.input.run(device, x, None, None)?; // [T, (H + 2K)·C]
         let part = |first: usize, heads: usize| {
             y.slice(1, first * self.head_width, heads * self.head_width)?.view(&[tokens, heads, self.head_width])
         };
@@ -175,7 +167,7 @@ impl<B: Backend> Attention<B> {
     ) -> Result<TensorOf<B>> {
         let device = layer.device;
         let tokens = x.size(0);
-        let query = device.linear(x, &self.input, self.input_bias.as_ref(), None, None)?;
+        let query = self.input.run(device, x, None, None)?;
         let query = query.view(&[tokens, self.heads, self.head_width])?;
         let attributes = self.attributes;
         let out = match &layer.pass.source {
@@ -204,8 +196,8 @@ impl<B: Backend> Attention<B> {
 
     /// Keys and values `[S, K, C]` of the encoder's output `[S, D]`.
     pub(super) fn source_keys(&self, device: &Device<B>, hidden: &TensorOf<B>) -> Result<[TensorOf<B>; 2]> {
-        let (weight, bias) = self.source.as_ref().ok_or_else(|| Error::Input("this attention has no source".into()))?;
-        let y = device.linear(hidden.clone(), weight, bias.as_ref(), None, None)?; // [S, 2K·C]
+        let source = self.source.as_ref().ok_or_else(|| Error::Input("this attention has no source".into()))?;
+        let y = source.run(device, hidden.clone(), None, None)?; // [S, 2K·C]
         let width = self.key_value_heads * self.head_width;
         let part = |first| y.slice(1, first, width)?.view(&[y.size(0), self.key_value_heads, self.head_width]);
         Ok([part(0)?, part(width)?])
@@ -213,7 +205,7 @@ impl<B: Backend> Attention<B> {
 
     fn project(&self, device: &Device<B>, out: TensorOf<B>, residual: Option<TensorOf<B>>) -> Result<TensorOf<B>> {
         let out = device.reshape(&out, &[out.size(0), self.heads * self.head_width])?;
-        device.linear(out, &self.output, self.output_bias.as_ref(), None, residual)
+        self.output.run(device, out, None, residual)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Hidden states to logits.
 
-use super::{load::Loader, norm::Norm};
+use super::{load::Loader, norm::Norm, projection::Projection};
 use crate::{
     backend::{Backend, TensorOf, WeightOf},
     config::{Activation, HeadConfig, StackConfig},
@@ -12,14 +12,12 @@ use crate::{
 pub(super) struct Head<B: Backend> {
     transform: Option<Transform<B>>,
     scale: f64,
-    output: WeightOf<B>,
-    bias: Option<TensorOf<B>>,
+    output: Projection<B>,
     soft_cap: Option<f64>,
 }
 
 struct Transform<B: Backend> {
-    weight: WeightOf<B>,
-    bias: TensorOf<B>,
+    projection: Projection<B>,
     activation: Activation,
     norm: Norm<B>,
 }
@@ -33,8 +31,7 @@ impl<B: Backend> Head<B> {
     ) -> Result<Self> {
         let transform = match config.transform {
             Some(activation) => Some(Transform {
-                weight: loader.weight(&["head.transform.weight"])?,
-                bias: loader.vector(&["head.transform.bias"])?,
+                projection: loader.projection(&["head.transform".to_owned()], true)?,
                 activation,
                 norm: Norm::load(loader, "head.norm", &stack.norm)?,
             }),
@@ -42,17 +39,18 @@ impl<B: Backend> Head<B> {
         };
         let output = if config.tied { tokens.clone() } else { loader.weight(&["head.output.weight"])? };
         let bias = if config.bias { Some(loader.vector(&["head.output.bias"])?) } else { None };
-        Ok(Self { transform, scale: config.scale, output, bias, soft_cap: config.soft_cap })
+        let output = loader.projection_of(output, bias);
+        Ok(Self { transform, scale: config.scale, output, soft_cap: config.soft_cap })
     }
 
     /// `[R, D] → [R, V]`.
     pub(super) fn run(&self, device: &Device<B>, mut x: TensorOf<B>) -> Result<TensorOf<B>> {
         let _scope = scope::enter("head");
-        if let Some(Transform { weight, bias, activation, norm }) = &self.transform {
-            x = norm.run(device, device.linear(x, weight, Some(bias), Some(*activation), None)?)?;
+        if let Some(Transform { projection, activation, norm }) = &self.transform {
+            x = norm.run(device, projection.run(device, x, Some(*activation), None)?)?;
         }
         x = device.scale(x, self.scale)?;
-        let logits = device.linear(x, &self.output, self.bias.as_ref(), None, None)?;
+        let logits = self.output.run(device, x, None, None)?;
         match self.soft_cap {
             Some(cap) => device.soft_cap(logits, cap),
             None => Ok(logits),

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::projection::Projection;
 use crate::{
     backend::{Backend, TensorOf, WeightOf},
+    compute::Compute,
     config::TransformerConfig,
     device::Device,
     error::{Error, Result},
@@ -31,6 +33,8 @@ impl Weights for WeightMap {
 pub struct LoadOptions<'a> {
     /// Type that projections and tables are kept in, as far as they can be ([`WeightDType::mixed`]); as stored by default.
     pub dtype: Option<WeightDType>,
+    /// What every projection takes its operands as, the head's among them.
+    pub compute: Compute,
     /// Called with (slots loaded, slots in all).
     pub progress: Option<&'a mut dyn FnMut(usize, usize)>,
 }
@@ -39,6 +43,7 @@ pub(super) struct Loader<'a, B: Backend> {
     pub(super) device: &'a Device<B>,
     weights: &'a dyn Weights,
     dtype: Option<WeightDType>,
+    compute: Compute,
     progress: Option<&'a mut dyn FnMut(usize, usize)>,
     shapes: HashMap<String, [usize; 2]>,
     /// The slot of the matrix that makes logits.
@@ -56,7 +61,22 @@ impl<'a, B: Backend> Loader<'a, B> {
         let shapes = config.slots().into_iter().map(|slot| (slot.name, slot.shape)).collect();
         let progress = options.progress.as_mut().map(|progress| &mut **progress as &mut dyn FnMut(usize, usize));
         let head = config.head.as_ref().map(|_| config.head_slot());
-        Self { device, weights, dtype: options.dtype, progress, shapes, head, loaded: 0 }
+        Self { device, weights, dtype: options.dtype, compute: options.compute, progress, shapes, head, loaded: 0 }
+    }
+
+    /// A projection of matrices `NAME.weight`, one under the other, and if asked of biases `NAME.bias`.
+    pub(super) fn projection(&mut self, names: &[String], biased: bool) -> Result<Projection<B>> {
+        let slots = |leaf: &str| names.iter().map(|name| format!("{name}.{leaf}")).collect::<Vec<_>>();
+        let (weights, biases) = (slots("weight"), slots("bias"));
+        let weight = self.weight(&weights.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let bias =
+            if biased { Some(self.vector(&biases.iter().map(String::as_str).collect::<Vec<_>>())?) } else { None };
+        Ok(self.projection_of(weight, bias))
+    }
+
+    /// A projection by a weight that is there already.
+    pub(super) fn projection_of(&self, weight: WeightOf<B>, bias: Option<TensorOf<B>>) -> Projection<B> {
+        Projection { weight, bias, compute: self.compute }
     }
 
     /// The slots' matrices, one under the other, packed.

@@ -17,6 +17,7 @@ mod head;
 mod load;
 mod norm;
 mod observe;
+mod projection;
 mod random;
 mod stack;
 mod state;

@@ -90,7 +90,7 @@ struct Common {
     /// Type that weights are kept in: f32, bf16, f16, q8_0, q6_k, q5_k, q4_k, q4_0 …; f64 on scalar [default: as stored]
     #[arg(long, value_name = "TYPE")]
     dtype: Option<String>,
-    /// Type that products are computed in: f32 [default: f32; f64 with --dtype f64]
+    /// Type that products are computed in: f32, bf16, int8 [default: f32; f64 with --dtype f64]
     #[arg(long, value_name = "TYPE")]
     compute: Option<String>,
     /// Threads to use (the scalar backend always uses one)
