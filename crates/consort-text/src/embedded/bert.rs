@@ -30,7 +30,8 @@ pub(super) fn build(source: &Source) -> Result<Inner, Error> {
         }
     }
     let unk = source.roles.get(&Role::Unk);
-    let Some(unk) = unk.and_then(|unk| vocabulary.iter().find_map(|(piece, id)| (id == unk).then(|| piece.clone()))) else {
+    let Some(unk) = unk.and_then(|unk| vocabulary.iter().find_map(|(piece, id)| (id == unk).then(|| piece.clone())))
+    else {
         return Err(source.invalid("unknown_token_id", "expected an id with a piece, found none"));
     };
     let lowercase = source.embedded.lowercase.unwrap_or(true);
@@ -49,7 +50,7 @@ pub(super) fn build(source: &Source) -> Result<Inner, Error> {
 }
 
 /// A piece as `vocab.txt` spells it.
-fn hugging_face(piece: &str) -> String {
+pub(super) fn hugging_face(piece: &str) -> String {
     match piece.strip_prefix('▁') {
         Some(word) => word.to_owned(),
         None if is_bracketed(piece) => piece.to_owned(),
