@@ -97,6 +97,11 @@ impl ChatTemplate {
         Some(Self { file: name.to_owned(), template, special })
     }
 
+    /// The template itself.
+    pub(crate) fn text(&self) -> &str {
+        &self.template
+    }
+
     /// The conversation as one prompt, ending where the assistant's next message begins. Special tokens are written out:
     /// encode it without adding any.
     ///

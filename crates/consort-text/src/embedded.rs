@@ -14,9 +14,10 @@
 mod bert;
 mod gpt2;
 mod llama;
-mod pre;
+pub(crate) mod pre;
 pub(crate) mod scored;
 mod t5;
+mod write;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -29,6 +30,7 @@ use crate::guard::guard;
 use crate::load::{invalid, template};
 use crate::{Error, Tokenizer};
 use scored::Scored;
+pub use write::Converted;
 
 /// More tokens than any vocabulary has, and few enough that each id is exact as `f32`.
 const MAX_TOKENS: usize = 1 << 24;

@@ -83,6 +83,12 @@ pub enum Error {
         /// Rows of the embedding.
         rows: usize,
     },
+    /// The tokenizer has no form in a GGUF file.
+    #[error("the tokenizer cannot be written to a GGUF file: {detail}")]
+    NotRepresentable {
+        /// What GGUF has no form for.
+        detail: String,
+    },
     /// A stop text is empty, and would stop every text before it begins.
     #[error("stop text {index} is empty: expected at least one character")]
     EmptyStopText {

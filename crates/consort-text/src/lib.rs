@@ -3,7 +3,7 @@
 //! - The `tokenizers` crate does the tokenising; this crate finds the files, checks them, and streams the way back.
 //! - [`Tokenizer::from_directory`] reads `tokenizer.json`, or GPT-2's `vocab.json` and `merges.txt`, or BERT's
 //!   `vocab.txt`. SentencePiece's own files are refused by name.
-//! - [`Tokenizer::from_embedded`] takes what a GGUF file carries. Reading the file is not done here: this crate stands
+//! - [`Tokenizer::from_embedded`] takes what a GGUF file carries, and [`Tokenizer::to_embedded`] gives it. Reading the file is not done here: this crate stands
 //!   alone.
 //! - Nothing is lost in silence: a character without a token is an error where the tokenizer has no unknown token,
 //!   and so is an id without a piece.
@@ -22,6 +22,8 @@ mod config;
 mod detokenizer;
 mod embedded;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod load;
 mod stop;
@@ -30,7 +32,7 @@ mod tokenizer;
 
 pub use chat::{ChatMessage, ChatTemplate};
 pub use detokenizer::Detokenizer;
-pub use embedded::Embedded;
+pub use embedded::{Converted, Embedded};
 pub use error::Error;
 #[doc(hidden)]
 pub use guard::guarding;

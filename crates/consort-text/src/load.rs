@@ -90,6 +90,13 @@ fn from_json(bytes: &[u8], path: &Path) -> Result<Tokenizer, Error> {
     .map_err(|detail| invalid(path, detail))
 }
 
+/// The tokenizer in the bytes of a `tokenizer.json`, with no other file beside it.
+pub(crate) fn json_tokenizer(bytes: &[u8], path: &Path) -> Result<Tokenizer, Error> {
+    let mut tokenizer = from_json(bytes, path)?;
+    finish(&mut tokenizer, &Config::default(), path)?;
+    Ok(tokenizer)
+}
+
 /// GPT-2's or RoBERTa's tokenizer from `vocab.json` and `merges.txt`.
 fn byte_level(vocab: (&[u8], &Path), merges: (&[u8], &Path), config: &mut Config) -> Result<Tokenizer, Error> {
     let path = vocab.1;

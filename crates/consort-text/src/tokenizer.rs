@@ -69,7 +69,7 @@ impl Tokenizer {
         Ok(load::load(directory)?.map(|(inner, config)| Self::new(inner, &config)))
     }
 
-    fn new(inner: Inner, config: &Config) -> Self {
+    pub(crate) fn new(inner: Inner, config: &Config) -> Self {
         let roles = Role::ALL.into_iter();
         let roles = roles.filter_map(|role| Some((role, inner.token_to_id(config.token(role)?)?))).collect();
         Self::assemble(inner, roles, None)
@@ -236,7 +236,21 @@ impl Tokenizer {
         self.shared.inner.id_to_token(id).map(Some).ok_or_else(|| self.unknown(id))
     }
 
-    fn role(&self, role: Role) -> Option<u32> {
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.shared.inner
+    }
+
+    /// Whether pieces are merged by scores.
+    pub(crate) fn is_scored(&self) -> bool {
+        self.shared.scored.is_some()
+    }
+
+    /// Whether an added token is special; none where the id is no added token's.
+    pub(crate) fn added(&self, id: u32) -> Option<bool> {
+        self.shared.added.get(&id).map(|(_, special)| *special)
+    }
+
+    pub(crate) fn role(&self, role: Role) -> Option<u32> {
         self.shared.roles.get(&role).copied()
     }
 

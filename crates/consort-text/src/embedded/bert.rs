@@ -50,7 +50,7 @@ pub(super) fn build(source: &Source) -> Result<Inner, Error> {
 }
 
 /// A piece as `vocab.txt` spells it.
-fn hugging_face(piece: &str) -> String {
+pub(super) fn hugging_face(piece: &str) -> String {
     match piece.strip_prefix('▁') {
         Some(word) => word.to_owned(),
         None if is_bracketed(piece) => piece.to_owned(),
