@@ -8,7 +8,7 @@ use std::{
 use consort_core::{Backend, Compute, Counts, Device, Policy, Transformer, TransformerConfig, WeightDType};
 use consort_formats::{GenerationConfig, Vocabulary};
 use consort_generate::{EarlyStopping, Event, Flow, Output, Request, Settings, Timings};
-use consort_text::{ChatTemplate, Detokenizer, Tokenizer};
+use consort_text::{ChatTemplate, Converted, Detokenizer, Tokenizer};
 
 use crate::{
     Error,
@@ -175,19 +175,26 @@ impl OpenModel {
         }
     }
 
-    /// The tokenizer as GGUF files have it; none where the model has none.
+    /// The tokenizer as GGUF files have it, none where the model has none; and, one line each, where programs that read it
+    /// will cut a text otherwise.
     ///
     /// # Errors
     /// [`Error::Text`] for a tokenizer that GGUF has no place for.
-    pub fn embedded_tokenizer(&self) -> Result<Option<Vocabulary>, Error> {
+    pub fn embedded_tokenizer(&self) -> Result<(Option<Vocabulary>, Vec<String>), Error> {
         if let Some(inside) = &self.files.vocabulary {
-            return Ok(Some(inside.clone()));
+            return Ok((Some(inside.clone()), Vec::new()));
         }
         if !self.has_tokenizer() {
-            return Ok(None);
+            return Ok((None, Vec::new()));
         }
-        let tokenizer = consort_text::Embedded::default();
-        Ok(Some(vocabulary(tokenizer)))
+        let chat = self.chat_template()?;
+        let Converted { mut embedded, differences } =
+            self.usable_tokenizer()?.to_embedded(self.source_vocabulary(), chat.as_ref())?;
+        // What else ends a text ends a turn.
+        let mut ends = self.files.generation.eos_token_ids.iter().copied();
+        embedded.eos = embedded.eos.or_else(|| ends.next());
+        embedded.eot = embedded.eot.or_else(|| ends.find(|&end| Some(end) != embedded.eos));
+        Ok((Some(vocabulary(embedded)), differences))
     }
 
     /// Whether there is a tokenizer, readable or not.

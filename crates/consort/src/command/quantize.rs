@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use consort_core::WeightDType;
 use consort_formats::{Parts, write_gguf};
@@ -25,6 +25,9 @@ pub(super) struct Quantize {
     /// File to write
     #[arg(long, value_name = "FILE.gguf")]
     out: PathBuf,
+    /// Leave the tokenizer out
+    #[arg(long)]
+    without_tokenizer: bool,
     /// Text to measure the cost on [default: a short English one]
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
@@ -44,7 +47,15 @@ impl Quantize {
             Some(path) => fs::read_to_string(path).with_context(|| path.display().to_string())?,
             None => TEXT.to_owned(),
         };
-        let embedded = open.embedded_tokenizer()?;
+        let (embedded, differences) = match self.without_tokenizer {
+            true => (None, Vec::new()),
+            false => open.embedded_tokenizer().map_err(|error| {
+                anyhow!("{}: {error}; --without-tokenizer leaves the tokenizer out", open.path().display())
+            })?,
+        };
+        for difference in differences {
+            note(format_args!("tokenizer: {difference}"));
+        }
         interrupt::listen();
         let mut progress = Progress::new("writing");
         let mut tell = |done, all| {
