@@ -4,7 +4,7 @@ use std::io::{Write, stdout};
 
 use anyhow::{Result, bail};
 
-use crate::BackendInfo;
+use crate::backends::BackendInfo;
 
 pub(super) fn run() -> Result<()> {
     let compiled = crate::backends::compiled();
