@@ -271,6 +271,9 @@ fn run<B: Backend>(golden: &Golden, device: &Device<B>, settings: &Settings<'_>)
     Ok(())
 }
 
+/// What a backend gives for the activations of a product in int8; `None` for other problems.
+type Quantize = dyn Fn(&Problem) -> Result<Option<Emitted>, Error> + Send + Sync;
+
 /// Judges what it is shown.
 struct Judge {
     profile: Profile,
@@ -279,7 +282,7 @@ struct Judge {
     dtype: WeightDType,
     compute: Compute,
     /// What the backend gives for the activations of a product in int8.
-    emitted: Box<dyn Fn(&Problem) -> Result<Option<Emitted>, Error> + Send + Sync>,
+    emitted: Box<Quantize>,
     cases: Option<(PathBuf, String)>,
     /// Whether the backend is beyond the bound of a problem that it runs by itself.
     alone: Box<dyn Fn(&Problem) -> bool + Send + Sync>,

@@ -271,8 +271,8 @@ fn sweep_backward(sweep: &mut Sweep, op: &str) {
         }
     }
     for (at, length) in SOME_LENGTHS.into_iter().enumerate() {
-        let sizes = [[2, length, 5], [length, 5, 3], [3, 7, length]];
-        sweep.quick(sized(op, sizes[at % 3]).attribute("compute", "bf16"));
+        let sizes = [[2, length, 5], [length, 5, 3], [3, 7, length]].into_iter().cycle().nth(at);
+        sizes.into_iter().for_each(|sizes| sweep.quick(sized(op, sizes).attribute("compute", "bf16")));
     }
     for view in View::ALL {
         sweep.quick(sized(op, [5, 33, 17]).attribute("compute", "bf16").view(view));

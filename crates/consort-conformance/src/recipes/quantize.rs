@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::{
     Family, LENGTHS, Sweep,
-    draw::{Draw, Range},
-    length, viewed,
+    draw::{Draw, Range, single},
+    finished, length,
 };
 use crate::{
     error::Error,
@@ -30,7 +30,6 @@ const FILLS: &[Fill] = &[
     Fill::Peak,
     Fill::Offset,
     Fill::Apart,
-    Fill::Nan,
 ];
 const RANGE: Range = Range { large: 1e30, special: f64::MAX, wide: 3e38 };
 /// Exponents of the magnitudes of neighbouring blocks: around the least that is not taken for zeros, around the least normal
@@ -38,42 +37,45 @@ const RANGE: Range = Range { large: 1e30, special: f64::MAX, wide: 3e38 };
 const EXPONENTS: [i32; 10] = [0, -99, -100, -101, -98, -126, -140, 127, 128, 20];
 
 fn draw(draw: &mut Draw<'_>) -> Result<(), Error> {
-    let sizes = [draw.dim("rows")?, draw.dim("width")?];
-    let mut values = draw.values(&sizes, RANGE)?;
-    let width = sizes[1].max(1);
-    let fill = draw.recipe.fill;
-    let seed = draw.recipe.seed as usize;
-    for (row, values) in values.chunks_mut(width).enumerate() {
+    let [rows, width] = [draw.dim("rows")?, draw.dim("width")?];
+    let mut values = draw.values(&[rows, width], RANGE)?;
+    let (fill, seed) = (draw.recipe.fill, draw.recipe.seed as usize);
+    for (row, values) in values.chunks_mut(width.max(1)).enumerate() {
         for (block, values) in values.chunks_mut(ACTIVATION_BLOCK).enumerate() {
             let at = row + block + seed;
             match fill {
-                // Halves between codes, of a scale that is a power of two.
-                Fill::Ties => {
-                    let unit = f64::from((at % 7) as i32 - 3).exp2();
-                    for (index, value) in values.iter_mut().enumerate() {
-                        let below = (value.mul_add(37.0, (index * 5 + at) as f64) % 126.0).floor();
-                        *value = (below + 0.5) * if index % 3 == 0 { -unit } else { unit };
-                    }
-                    let most = at % values.len();
-                    values[most] = if at % 2 == 0 { 127.0 } else { -127.0 } * unit;
-                }
-                Fill::Special if at % 3 > 0 => {
-                    let exponent = EXPONENTS[at % EXPONENTS.len()];
-                    for (index, value) in values.iter_mut().enumerate() {
-                        let part = f64::from((index * 7 + at) as u32 % 61 + 3) / 64.0;
-                        *value = f64::from((part * f64::from(exponent).exp2()).copysign(*value) as f32);
-                    }
-                }
+                Fill::Ties => ties(values, at),
+                Fill::Special if !at.is_multiple_of(3) => edges(values, at),
                 Fill::Nan if at % 3 == 1 => {
-                    let strange = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
+                    let strange = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY].into_iter().cycle().nth(at / 3 % 3);
                     let place = at % values.len();
-                    values[place] = strange[at / 3 % strange.len()];
+                    values.iter_mut().skip(place).zip(strange).for_each(|(value, strange)| *value = strange);
                 }
                 _ => {}
             }
         }
     }
-    draw.push("x", &sizes, values)
+    draw.push("x", &[rows, width], values)
+}
+
+/// Halves between codes, of a scale that is a power of two.
+fn ties(values: &mut [f64], at: usize) {
+    let unit = f64::from((at % 7) as i32 - 3).exp2();
+    let greatest = at % values.len();
+    for (index, value) in values.iter_mut().enumerate() {
+        let below = (value.mul_add(37.0, (index * 5 + at) as f64) % 126.0).floor();
+        let sign = if index.is_multiple_of(3) { -unit } else { unit };
+        *value = sign * if index == greatest { 127.0 } else { below + 0.5 };
+    }
+}
+
+/// Magnitudes from a twentieth of a power of two up to it, signs as drawn.
+fn edges(values: &mut [f64], at: usize) {
+    let exponent = EXPONENTS.into_iter().cycle().nth(at % EXPONENTS.len()).unwrap_or_default();
+    for (index, value) in values.iter_mut().enumerate() {
+        let part = f64::from((index * 7 + at) as u32 % 61 + 3) / 64.0;
+        *value = single((part * f64::from(exponent).exp2()).copysign(*value));
+    }
 }
 
 fn sized(rows: usize, width: usize) -> Recipe {
@@ -85,7 +87,7 @@ fn sweep(sweep: &mut Sweep) {
         sweep.quick(sized(at % 3 + 1, length));
         sweep.quick(sized(length, 37));
     }
-    for &fill in FILLS {
+    for &fill in FILLS.iter().chain(&[Fill::Nan]) {
         // Three blocks a row or more, so that what is special comes in each of three places.
         for width in [96, 100, 321] {
             sweep.quick(sized(3, width).fill(fill));
@@ -106,6 +108,6 @@ fn sweep(sweep: &mut Sweep) {
 
 fn strategy(backward: bool) -> Option<BoxedStrategy<Recipe>> {
     let recipes = (0..=6usize, length(300)).prop_map(|(rows, width)| sized(rows, width));
-    // What is no number needs a block for it.
-    if backward { None } else { viewed(recipes, &FILLS[..FILLS.len() - 1], &View::ALL) }
+    // What is no number needs a block for it, and is in the sweep alone.
+    if backward { None } else { finished(recipes, FILLS) }
 }
