@@ -201,18 +201,18 @@ fn sweep_narrow(sweep: &mut Sweep, compute: &str) {
     }
     for dtype in TYPES {
         for (at, blocks) in [1, 2, 3, 5, 8].into_iter().enumerate() {
-            sweep.quick(bare([at + 1, 32 * blocks, 2 * at + 1]).weight(dtype));
-            sweep.quick(bare([at + 1, 32 * blocks, 2 * at + 5]).weight(dtype).fill(Fill::Special));
+            sweep.quick(bare([at + 1, inputs_of(dtype, blocks), 2 * at + 1]).weight(dtype));
+            sweep.quick(bare([at + 1, inputs_of(dtype, blocks), 2 * at + 5]).weight(dtype).fill(Fill::Special));
         }
         for &fill in FILLS {
-            sweep.quick(bare([3, 64, 9]).weight(dtype).fill(fill));
-            sweep.full(bare([5, 288, 17]).weight(dtype).fill(fill));
+            sweep.quick(bare([3, inputs_of(dtype, 2), 9]).weight(dtype).fill(fill));
+            sweep.full(bare([5, inputs_of(dtype, 9), 17]).weight(dtype).fill(fill));
         }
         for view in View::ALL {
-            sweep.quick(bare([3, 64, 9]).weight(dtype).view(view));
+            sweep.quick(bare([3, inputs_of(dtype, 2), 9]).weight(dtype).view(view));
         }
         if backward {
-            sweep.quick(bare([3, 64, 9]).weight(dtype).backward());
+            sweep.quick(bare([3, inputs_of(dtype, 2), 9]).weight(dtype).backward());
         }
         sweep.quick(bare([2, 1024, 33]).weight(dtype));
         sweep.full(bare([1, 4096, 2304]).weight(dtype));
@@ -279,7 +279,7 @@ fn sweep_backward(sweep: &mut Sweep, op: &str) {
     }
     if op == "linear_backward_input" {
         for dtype in TYPES {
-            sweep.quick(sized(op, [3, 64, 9]).attribute("compute", "bf16").weight(dtype));
+            sweep.quick(sized(op, [3, inputs_of(dtype, 2), 9]).attribute("compute", "bf16").weight(dtype));
         }
     }
     // A reduction over 4,096, and 2,304 outputs.
