@@ -1,12 +1,12 @@
 //! Weights drawn at random: what training begins from, and what speed is measured with.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, thread};
 
 use super::Weights;
 use crate::{
     config::{StackConfig, TransformerConfig},
     dtype::DType,
-    philox::normal,
+    philox::four_normals,
     stored::StoredTensor,
     weight_dtype::WeightDType,
 };
@@ -20,7 +20,7 @@ pub struct RandomWeights {
     seed: u64,
     slots: HashMap<String, (u64, [usize; 2])>,
     /// What a norm's weight is when it changes nothing, by stack.
-    identity: [f64; 2],
+    identity: [f32; 2],
 }
 
 impl RandomWeights {
@@ -34,15 +34,15 @@ impl RandomWeights {
         Self { seed, slots: slots.collect(), identity: [identity(&config.encoder), identity(&config.decoder)] }
     }
 
-    fn value(&self, slot: &str, stream: u64) -> impl Fn(u64) -> f64 + use<'_> {
-        let constant = if slot.ends_with(".bias") {
+    /// What all elements of a slot are, where they are not drawn.
+    fn constant(&self, slot: &str) -> Option<f32> {
+        if slot.ends_with(".bias") {
             Some(0.0)
         } else if slot.ends_with("norm.weight") {
             Some(self.identity[usize::from(!slot.starts_with("encoder"))])
         } else {
             None
-        };
-        move |index| constant.unwrap_or_else(|| DEVIATION * normal(self.seed, stream, index))
+        }
     }
 }
 
@@ -51,11 +51,32 @@ impl Weights for RandomWeights {
     fn stored(&self, slot: &str) -> Option<StoredTensor> {
         let &(stream, shape) = self.slots.get(slot)?;
         let elements = shape[0].checked_mul(shape[1])?;
-        let value = self.value(slot, stream);
-        let mut bytes = Vec::with_capacity(elements * DType::F32.size());
-        for index in 0..elements as u64 {
-            bytes.extend((value(index) as f32).to_le_bytes());
+        let mut bytes = vec![0; elements.checked_mul(DType::F32.size())?];
+        match self.constant(slot) {
+            Some(constant) => bytes.chunks_exact_mut(4).for_each(|one| one.copy_from_slice(&constant.to_le_bytes())),
+            None => fill(&mut bytes, self.seed, stream),
         }
         StoredTensor::new(slot, Arc::new(bytes), 0, WeightDType::F32, shape).ok()
     }
+}
+
+/// Fills `bytes` with drawn singles; which thread draws what changes nothing.
+fn fill(bytes: &mut [u8], seed: u64, stream: u64) {
+    /// Bytes of four singles.
+    const FOUR: usize = 16;
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let share = bytes.len().div_ceil(FOUR).div_ceil(threads).max(1 << 14);
+    thread::scope(|scope| {
+        for (share_index, part) in bytes.chunks_mut(share * FOUR).enumerate() {
+            let draw = move || {
+                for (at, four) in part.chunks_mut(FOUR).enumerate() {
+                    let drawn = four_normals(seed, stream, (share_index * share + at) as u64);
+                    for (one, drawn) in four.chunks_exact_mut(4).zip(drawn) {
+                        one.copy_from_slice(&((DEVIATION * drawn) as f32).to_le_bytes());
+                    }
+                }
+            };
+            scope.spawn(draw);
+        }
+    });
 }
