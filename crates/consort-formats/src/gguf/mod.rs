@@ -11,6 +11,7 @@ mod metadata;
 pub(crate) mod names;
 mod split;
 mod types;
+mod values;
 pub(crate) mod vocabulary;
 
 use std::{collections::BTreeMap, sync::Arc};
