@@ -229,7 +229,11 @@ fn open_tensors(directory: &Path) -> Result<Tensors, Error> {
     } else if let Some(pickle) = pickle(directory) {
         Err(Error::path(&directory.join(pickle), CONVERT))
     } else {
-        Err(Error::path(directory, format!("no {WEIGHTS} and no {INDEX} in this directory")))
+        let instead = match only_gguf(directory) {
+            Ok(name) => format!("; give the GGUF file of this directory, {}, by its own name", printable(&name)),
+            Err(_) => String::new(),
+        };
+        Err(Error::path(directory, format!("no {WEIGHTS} and no {INDEX} in this directory{instead}")))
     }
 }
 

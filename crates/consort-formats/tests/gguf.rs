@@ -5,6 +5,7 @@ mod support;
 
 use std::{fs, path::Path};
 
+use consort_core::config::Activation;
 use consort_formats::{Model, fuzzing, open};
 use proptest::prelude::*;
 use support::gguf::{Builder, Value, array, llama};
@@ -141,6 +142,7 @@ fn metadata_that_lies() {
         ("llama.rope.dimension_count", Value::U32(2), "2 of a head's 4 components"),
         ("llama.rope.freq_base", Value::F32(-1.0), "llama.rope.freq_base: expected a positive number"),
         ("llama.rope.scaling.type", Value::Text("su"), "'su' is not a scaling"),
+        ("llama.rope.scaling.type", Value::Text("linear"), "llama.rope.scaling.factor: missing, and 'linear' needs it"),
         ("llama.expert_count", Value::U32(8), "8 is not supported"),
         ("llama.vocab_size", Value::U32(7), "token_embd.weight has 5 rows"),
         ("tokenizer.ggml.tokens", Value::Texts(&["a"]), "1 tokens, where token_embd.weight has 5 rows"),
@@ -189,6 +191,7 @@ fn tensors_that_lie() {
         damage(&mut file);
         refused(&file.bytes(), &[says]);
     }
+    refused(&Builder { tensors: Vec::new(), ..llama() }.bytes(), &["it has no tensors"]);
     let mut gap = llama();
     for tensor in &mut gap.tensors {
         tensor.data.extend([0; 64]); // between tensors, more than padding
@@ -208,6 +211,44 @@ fn a_head_of_its_own() {
     copy.tensor("output.weight").data = data;
     let model = read(&copy.bytes());
     assert!(model.config.head.expect("a head").tied && model.unused == ["extra.weight"]);
+}
+
+/// T5 without its decoder, whose feed-forward network has no gate and so is the first T5's.
+#[test]
+fn an_encoder_alone() {
+    let mut file = Builder { version: 3, metadata: Vec::new(), tensors: Vec::new() };
+    file.set("general.architecture", Value::Text("t5encoder"));
+    for (key, value) in [
+        ("block_count", 1),
+        ("embedding_length", 8),
+        ("feed_forward_length", 12),
+        ("attention.head_count", 2),
+        ("attention.key_length", 4),
+        ("attention.relative_buckets_count", 6),
+    ] {
+        file.set(&format!("t5encoder.{key}"), Value::U32(value));
+    }
+    file.set("t5encoder.attention.layer_norm_rms_epsilon", Value::F32(1e-6));
+    for (name, shape) in [
+        ("token_embd", &[8, 5][..]),
+        ("enc.output_norm", &[8]),
+        ("enc.blk.0.attn_rel_b", &[2, 6]),
+        ("enc.blk.0.attn_norm", &[8]),
+        ("enc.blk.0.attn_q", &[8, 8]),
+        ("enc.blk.0.attn_k", &[8, 8]),
+        ("enc.blk.0.attn_v", &[8, 8]),
+        ("enc.blk.0.attn_o", &[8, 8]),
+        ("enc.blk.0.ffn_norm", &[8]),
+        ("enc.blk.0.ffn_up", &[8, 12]),
+        ("enc.blk.0.ffn_down", &[12, 8]),
+    ] {
+        file.add(&format!("{name}.weight"), shape, 0.0);
+    }
+    let model = read(&file.bytes());
+    assert!(model.config.decoder.is_none() && model.config.head.is_none() && model.vocabulary.is_none());
+    let stack = model.config.encoder.expect("an encoder");
+    assert!(!stack.feed_forward.gated && stack.feed_forward.activation == Activation::Relu);
+    assert!(model.unused.is_empty(), "{:?}", model.unused);
 }
 
 fn directory(files: &[(&str, &[u8])]) -> TempDir {
@@ -278,6 +319,8 @@ fn paths() {
     }
     let two = directory(&[("a.gguf", &bytes), ("b.gguf", &bytes)]);
     refused_path(two.path(), &["2 GGUF models", "a.gguf, b.gguf"]);
+    let unweighted = directory(&[("config.json", br#"{"model_type": "llama"}"#), ("a.gguf", &bytes)]);
+    refused_path(unweighted.path(), &["no model.safetensors", "the GGUF file of this directory, a.gguf"]);
     refused_path(directory(&[("a.txt", b"")]).path(), &["no config.json", "no GGUF file"]);
     refused_path(&directory(&[("a.gguf", b"")]).path().join("a.gguf"), &["a.gguf: the file is empty"]);
     refused_path(&directory(&[("a.gguf", b"text")]).path().join("a.gguf"), &["begins with 'text'"]);

@@ -4,7 +4,7 @@ use consort_core::{StoredTensor, WeightDType};
 use serde_json::{Map, Value};
 
 use super::{
-    architectures::{Absent, Architecture, Key, Kind, Only},
+    architectures::{Absent, Architecture, Key, Kind, Only, count, number},
     llama3,
     metadata::Metadata,
     vocabulary::token,
@@ -119,7 +119,10 @@ fn set_key(architecture: &Architecture, metadata: &Metadata<'_>, config: &mut Co
         (None, Absent::Refused) => {
             return Err(metadata.error(&name, format!("missing, and '{}' needs it", architecture.name)));
         }
-        (None, Absent::Left) => return Ok(()),
+        (None, Absent::Left) => {
+            config.names.push((key.json, name)); // what the family says of its default is said of this key
+            return Ok(());
+        }
         (None, Absent::Null) => Value::Null,
         (None, Absent::As(other)) => config.value.get(other).cloned().unwrap_or_default(),
     };
@@ -200,13 +203,8 @@ fn rotary(
         Some("none") => {}
         Some(known @ ("linear" | "yarn")) => {
             config.set("rope_scaling.rope_type", kind, Value::from(known));
-            if let Some(stretch) = metadata.number(&factor)? {
-                config.set("rope_scaling.factor", factor, Value::from(stretch));
-            }
-            if known == "yarn" {
-                for key in YARN {
-                    set_key(architecture, metadata, config, key)?;
-                }
+            for key in if known == "yarn" { YARN } else { LINEAR } {
+                set_key(architecture, metadata, config, key)?;
             }
         }
         Some(other) => {
@@ -220,25 +218,13 @@ fn rotary(
     }
 }
 
+const FACTOR: Key = number(".rope.scaling.factor", "rope_scaling.factor", Absent::Left);
+const LINEAR: &[Key] = &[FACTOR];
 const YARN: &[Key] = &[
-    Key {
-        gguf: ".rope.scaling.original_context_length",
-        json: "rope_scaling.original_max_position_embeddings",
-        kind: Kind::Count,
-        absent: Absent::Left,
-    },
-    Key {
-        gguf: ".rope.scaling.yarn_beta_fast",
-        json: "rope_scaling.beta_fast",
-        kind: Kind::Number,
-        absent: Absent::Left,
-    },
-    Key {
-        gguf: ".rope.scaling.yarn_beta_slow",
-        json: "rope_scaling.beta_slow",
-        kind: Kind::Number,
-        absent: Absent::Left,
-    },
+    FACTOR,
+    count(".rope.scaling.original_context_length", "rope_scaling.original_max_position_embeddings", Absent::Left),
+    number(".rope.scaling.yarn_beta_fast", "rope_scaling.beta_fast", Absent::Left),
+    number(".rope.scaling.yarn_beta_slow", "rope_scaling.beta_slow", Absent::Left),
 ];
 
 /// Divisors of frequencies, which stand for Llama 3's scaling.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::header::{Array, Kind, Value};
+use super::values::{Array, Kind, Value};
 use crate::error::{Error, printable};
 
 /// The metadata of a file.

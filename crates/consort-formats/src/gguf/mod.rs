@@ -11,6 +11,7 @@ mod metadata;
 pub(crate) mod names;
 mod split;
 mod types;
+mod values;
 pub(crate) mod vocabulary;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -135,6 +136,9 @@ fn rows(metadata: &Metadata<'_>, infos: &BTreeMap<&str, (usize, Info<'_>)>) -> R
         Some(&[rows, _]) => Ok(rows),
         Some(other) => {
             Err(Error::tensor(metadata.file, EMBEDDING, format!("expected two dimensions, found {other:?}")))
+        }
+        None if infos.is_empty() => {
+            Err(Error::malformed(metadata.file, "it has no tensors: a tokenizer or a description alone is no model"))
         }
         None => Err(Error::tensor(metadata.file, EMBEDDING, "missing, and every model has it")),
     }

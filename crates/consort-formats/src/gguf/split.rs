@@ -2,10 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{
-    Part,
-    header::{Header, Value},
-};
+use super::{Part, header::Header, values::Value};
 use crate::error::{Error, show};
 
 /// Digits of a number in a part's name.

@@ -31,7 +31,7 @@ pub(crate) struct Architecture {
     /// Keys (without the architecture's name) whose other values mean a transformer that the family is not.
     pub(crate) only: &'static [(&'static str, Only)],
     /// A count of `config.json` that follows from the others.
-    pub(crate) derived: Option<(&'static str, fn(&Config) -> Option<usize>)>,
+    pub(crate) derived: Option<(&'static str, Derive)>,
     /// Rotary positions turn whole heads.
     pub(crate) rotary: bool,
     /// Files have 1 added to the weights of norms that directories keep as differences from 1.
@@ -41,6 +41,9 @@ pub(crate) struct Architecture {
     /// The tables that are read instead where a file has no tensor of the name in front.
     pub(crate) without: Option<(&'static str, &'static [&'static [Name]])>,
 }
+
+/// From what is known of the configuration, a further count.
+pub(crate) type Derive = fn(&Config) -> Option<usize>;
 
 /// A key of the metadata and the one of `config.json` that says the same.
 #[derive(Clone, Copy, Debug)]
@@ -121,11 +124,11 @@ pub(crate) fn find(name: &str) -> Option<&'static Architecture> {
     ARCHITECTURES.into_iter().find(|one| one.name == name)
 }
 
-const fn count(gguf: &'static str, json: &'static str, absent: Absent) -> Key {
+pub(super) const fn count(gguf: &'static str, json: &'static str, absent: Absent) -> Key {
     Key { gguf, json, kind: Kind::Count, absent }
 }
 
-const fn number(gguf: &'static str, json: &'static str, absent: Absent) -> Key {
+pub(super) const fn number(gguf: &'static str, json: &'static str, absent: Absent) -> Key {
     Key { gguf, json, kind: Kind::Number, absent }
 }
 
@@ -156,3 +159,38 @@ const USUAL: &[(&str, Only)] = &[
     (".rope.scaling.yarn_attn_factor", Only::Number(1.0)),
     (".rope.scaling.yarn_ext_factor", Only::Number(1.0)),
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::{families::FAMILIES, gguf::names};
+
+    #[test]
+    fn tables_go_both_ways() {
+        for architecture in ARCHITECTURES {
+            assert!(
+                FAMILIES.iter().any(|family| family.model_type == architecture.model_type),
+                "{}",
+                architecture.name
+            );
+            let without = architecture.without.map(|(_, tables)| tables);
+            for tables in [Some(architecture.tensors), without].into_iter().flatten() {
+                let rows = || tables.iter().copied().flatten();
+                let hugging_face: BTreeSet<&str> = rows().map(|row| row.hugging_face).collect();
+                assert_eq!(hugging_face.len(), rows().count(), "{}: a name twice", architecture.name);
+                for row in rows() {
+                    let name = row.hugging_face.replacen('*', "7", 1);
+                    let gguf = names::to_file(tables, &name).expect("a name");
+                    assert_eq!(gguf, row.gguf.replacen('*', "7", 1));
+                    assert!(names::from_file(tables, &gguf).is_some(), "{gguf}");
+                }
+            }
+            let keys = || architecture.keys.iter().copied().flatten();
+            let json: BTreeSet<&str> = keys().map(|key| key.json).collect();
+            let gguf: BTreeSet<&str> = keys().map(|key| key.gguf).collect();
+            assert_eq!((json.len(), gguf.len()), (keys().count(), keys().count()), "{}", architecture.name);
+        }
+    }
+}
