@@ -27,7 +27,7 @@ fn file(tensors: &[(&str, &[usize])]) -> Tensors {
     bytes.extend_from_slice(header.as_bytes());
     bytes.extend_from_slice(&data);
     let by_name = tensors_of("model.safetensors".to_owned(), Arc::new(bytes)).expect("tensors").into_iter().collect();
-    Tensors { by_name, unlisted: Vec::new() }
+    Tensors { by_name, ..Tensors::default() }
 }
 
 fn filled(config: &Value, tensors: &Tensors) -> Result<Filled, Error> {
