@@ -250,7 +250,7 @@ impl Tokenizer {
         self.shared.added.get(&id).map(|(_, special)| *special)
     }
 
-    pub(crate) fn role(&self, role: Role) -> Option<u32> {
+    fn role(&self, role: Role) -> Option<u32> {
         self.shared.roles.get(&role).copied()
     }
 

@@ -11,7 +11,6 @@ mod scores;
 use serde_json::Value;
 
 use super::Embedded;
-use crate::config::Role;
 use crate::guard::guard;
 use crate::{ChatTemplate, Error, Tokenizer};
 use pieces::Pieces;
@@ -84,6 +83,3 @@ fn flat<'a>(part: &'a Value, of: &str) -> Vec<&'a Value> {
         one => vec![one],
     }
 }
-
-/// The role of the token that stands for what has none.
-const UNKNOWN: Role = Role::Unk;

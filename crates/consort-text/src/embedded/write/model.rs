@@ -33,7 +33,7 @@ pub(super) fn write(
                 sentencepiece(tokenizer, json, &steps, pieces, embedded, differences)
             }
         }
-        "WordPiece" => word_piece(json, pieces, embedded),
+        "WordPiece" => word_piece(json, pieces, embedded, differences),
         "Unigram" => unigram(tokenizer, json, pieces, embedded, differences),
         other => Err(refused(format!("GGUF has no model {other}"))),
     }
@@ -149,7 +149,12 @@ fn sentencepiece(
     Ok(())
 }
 
-fn word_piece(json: &Value, pieces: &Pieces, embedded: &mut Embedded) -> Result<(), Error> {
+fn word_piece(
+    json: &Value,
+    pieces: &Pieces,
+    embedded: &mut Embedded,
+    differences: &mut Vec<String>,
+) -> Result<(), Error> {
     let (model, normalizer) = (&json["model"], &json["normalizer"]);
     let normalizes = kind_of(normalizer) == "BertNormalizer"
         && normalizer["clean_text"] == true
@@ -166,6 +171,10 @@ fn word_piece(json: &Value, pieces: &Pieces, embedded: &mut Embedded) -> Result<
     embedded.model = "bert".to_owned();
     embedded.lowercase = Some(lowercase);
     embedded.strip_accents = Some(normalizer["strip_accents"].as_bool().unwrap_or(lowercase));
+    if embedded.strip_accents == Some(true) {
+        // Seen with llama.cpp of August 2026, whose table of decompositions has one character each.
+        differences.push("llama.cpp strips Hangul syllables to their first part where it strips accents".to_owned());
+    }
     embedded.unk = model["unk_token"].as_str().and_then(|unk| {
         let id = pieces.tokens.iter().position(|piece| piece == unk)?;
         u32::try_from(id).ok()

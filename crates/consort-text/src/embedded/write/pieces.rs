@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::super::Kind;
-use super::{UNKNOWN, kind_of};
+use super::kind_of;
 use crate::Tokenizer;
 
 /// By id.
@@ -18,7 +18,7 @@ impl Pieces {
     pub(super) fn new(tokenizer: &Tokenizer, rows: usize, json: &Value, differences: &mut Vec<String>) -> Self {
         let mut this = Self { tokens: Vec::with_capacity(rows), kinds: Vec::new(), added: vec![false; rows] };
         let model = &json["model"];
-        let unknown = tokenizer.role(UNKNOWN);
+        let unknown = tokenizer.unk_id();
         let sentencepiece = kind_of(model) == "Unigram" || model["byte_fallback"] == true;
         for id in 0..rows {
             let number = u32::try_from(id).ok();
