@@ -424,7 +424,7 @@ fn quants(dtype: WeightDType, seed: u64, stream: u64, block: usize, edges: bool)
     let mut bytes: Vec<u8> = (0..dtype.block_bytes() as u64).map(quant).collect();
     for (at, &place) in places.iter().enumerate() {
         // From 1/256 to 17/256: rows of some thousands stay within f16's range.
-        let ordinary = to_f16((f64::from(random([0, 2][at]) >> 24) / 4096.0 + 1.0 / 256.0) / divisor);
+        let ordinary = to_f16((f64::from(random(2 * at as u64) >> 24) / 4096.0 + 1.0 / 256.0) / divisor);
         let scale = match kind {
             0 => f16::ZERO,
             1 => f16::from_bits(1), // the least denormal

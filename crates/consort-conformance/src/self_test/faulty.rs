@@ -5,6 +5,7 @@
 
 use std::{
     marker::PhantomData,
+    ops::Range,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -581,18 +582,19 @@ impl<B: Host> Backend for Faulty<B> {
     }
 
     fn pack(&self, parts: &[StoredTensor], dtype: WeightDType) -> Result<Self::Packed> {
-        let Some(wrong) = wrong_block(self.fault, dtype) else { return self.inner.pack(parts, dtype) };
+        let Some((range, wrong)) = wrong_block(self.fault, dtype) else { return self.inner.pack(parts, dtype) };
         let shape = concatenated_shape(parts)?;
         let bytes = encode(parts, dtype)?;
         let mut values = vec![0.0; shape[0] * shape[1]];
         for (block, values) in bytes.chunks(dtype.block_bytes()).zip(values.chunks_mut(dtype.block())) {
             let mut block = block.to_vec();
-            wrong(&mut block);
+            if let Some(bytes) = block.get_mut(range.clone()) {
+                wrong(bytes);
+            }
             dtype.decode(&block, values);
-            if self.fault == Fault::UnsignedQuants {
-                let scale = f16::from_le_bytes([block[0], block[1]]).to_f64();
-                let negative = |quant: &u8| (*quant as i8) < 0;
-                for (value, _) in values.iter_mut().zip(&block[2..]).filter(|(_, quant)| negative(quant)) {
+            if let (Fault::UnsignedQuants, [low, high, quants @ ..]) = (self.fault, block.as_slice()) {
+                let scale = f16::from_le_bytes([*low, *high]).to_f64();
+                for (value, _) in values.iter_mut().zip(quants).filter(|(_, quant)| (**quant as i8) < 0) {
                     *value += 256.0 * scale;
                 }
             }
@@ -679,19 +681,23 @@ impl<B: Host> MapOperands<TensorOf<Faulty<B>>, WeightOf<Faulty<B>>, CacheOf<Faul
     }
 }
 
-/// What a fault does to the bytes of a block of this type, if anything.
-fn wrong_block(fault: Fault, dtype: WeightDType) -> Option<fn(&mut [u8])> {
+/// Changes bytes.
+type Damage = fn(&mut [u8]);
+
+/// Which bytes of a block of this type a fault changes, and how, if any.
+fn wrong_block(fault: Fault, dtype: WeightDType) -> Option<(Range<usize>, Damage)> {
     use WeightDType::{Q2_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+    let lost: Damage = |bytes| bytes.fill(0);
     Some(match (fault, dtype) {
-        (Fault::UnsignedQuants, Q8_0) => |_| {},
-        (Fault::NibblesSwapped, Q4_0) => |block| block[2..].iter_mut().for_each(|byte| *byte = byte.rotate_left(4)),
-        (Fault::MinimumForgotten, Q4_1 | Q5_1 | Q4_K | Q5_K) => |block| block[2..4].fill(0),
-        (Fault::MinimumForgotten, Q2_K) => |block| block[82..84].fill(0),
-        (Fault::FifthBitLost, Q5_0) => |block| block[2..6].fill(0),
-        (Fault::FifthBitLost, Q5_1) => |block| block[4..8].fill(0),
-        (Fault::FifthBitLost, Q5_K) => |block| block[16..48].fill(0),
-        (Fault::NeighboursScale, Q6_K) => |block| block[192..208].rotate_left(1),
-        (Fault::NeighboursScale, Q2_K) => |block| block[..16].rotate_left(1),
+        (Fault::UnsignedQuants, Q8_0) => (0..0, lost), // more than a byte can say: see `pack`
+        (Fault::NibblesSwapped, Q4_0) => (2..18, |bytes| bytes.iter_mut().for_each(|byte| *byte = byte.rotate_left(4))),
+        (Fault::MinimumForgotten, Q4_1 | Q5_1 | Q4_K | Q5_K) => (2..4, lost),
+        (Fault::MinimumForgotten, Q2_K) => (82..84, lost),
+        (Fault::FifthBitLost, Q5_0) => (2..6, lost),
+        (Fault::FifthBitLost, Q5_1) => (4..8, lost),
+        (Fault::FifthBitLost, Q5_K) => (16..48, lost),
+        (Fault::NeighboursScale, Q6_K) => (192..208, |scales| scales.rotate_left(1)),
+        (Fault::NeighboursScale, Q2_K) => (0..16, |scales| scales.rotate_left(1)),
         _ => return None,
     })
 }

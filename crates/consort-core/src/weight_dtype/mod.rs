@@ -3,7 +3,7 @@
 //! A block format keeps [`block`](WeightDType::block) neighbouring inputs of one output together. What its bytes mean is
 //! ggml's (`ggml-common.h`, and `quants.py` of the `gguf` Python package, with which decoding agrees bit for bit): integers
 //! times scales, evaluated in f32. Which integers and scales a value gets is this crate's choice for the formats of 256
-//! ([`super_blocks`]), and ggml's reference for those of 32 ([`small_blocks`]).
+//! (`super_blocks.rs`), and ggml's reference for those of 32 (`small_blocks.rs`).
 
 mod fit;
 mod small_blocks;
@@ -203,7 +203,7 @@ impl WeightDType {
     }
 
     /// Appends whole blocks that keep `values`, neighbouring inputs of one output: floats rounded to nearest even, block
-    /// formats as [`small_blocks`] and [`super_blocks`] fit them, in f32.
+    /// formats as `small_blocks.rs` and `super_blocks.rs` fit them, in f32.
     ///
     /// Values that are not finite are not refused here: a block of such values decodes to values that are not finite.
     ///

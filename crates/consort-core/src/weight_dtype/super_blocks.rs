@@ -2,7 +2,7 @@
 //!
 //! Codes lie in planes. With `part` elements that share bytes, element `part·g + l` of a group reads byte l and shift g:
 //! two bits at a time in groups of 32 (Q2_K, Q3_K, the high bits of Q6_K), four in groups of 32 of 64 (Q4_K, Q5_K) or
-//! of 64 of 128 (the low bits of Q6_K). Encoding fits each sub-block by itself ([`fit`](super::fit)), quantises scales and
+//! of 64 of 128 (the low bits of Q6_K). Encoding fits each sub-block by itself (`fit.rs`), quantises scales and
 //! minima by the greatest, and takes the codes once more with what is kept of them.
 
 use std::array;

@@ -154,8 +154,9 @@ impl Planned {
     }
 
     fn tensor(&self) -> Tensor {
-        let along = usize::from(self.is_vector());
-        let length: usize = self.slots.iter().map(|(_, shape, _)| shape[along]).sum();
+        let along =
+            |&(_, [outputs, inputs], _): &(String, [usize; 2], Kept)| if self.is_vector() { inputs } else { outputs };
+        let length: usize = self.slots.iter().map(along).sum();
         let inputs = self.slots.first().map_or(0, |(_, shape, _)| shape[1]);
         let sizes = if self.is_vector() { vec![length] } else { vec![length, inputs] };
         Tensor { name: self.name.clone(), sizes, dtype: self.dtype }
