@@ -199,7 +199,7 @@ fn refused() -> Vec<Trial> {
         (
             "out_in_no_folder",
             vec!["quantize", "--model", "BLOCKS", "--dtype", "q8_0", "--out", "OUT/no/x.gguf"],
-            vec!["no/x.gguf", "No such file"],
+            vec!["no/x.gguf", "there is no folder"],
         ),
         (
             "no_place_in_gguf",
@@ -209,7 +209,7 @@ fn refused() -> Vec<Trial> {
         (
             "text_without_a_tokenizer",
             vec!["quantize", "--model", "BLOCKS", "--dtype", "q8_0", "--out", "OUT/x.gguf", "--text", "BLOCKS"],
-            vec!["model.gguf"],
+            vec!["--text needs a tokenizer", "no tokenizer in this file"],
         ),
         (
             "synth_without_a_config",

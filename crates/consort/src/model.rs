@@ -209,9 +209,12 @@ impl OpenModel {
     pub fn usable_tokenizer(&self) -> Result<&Tokenizer, Error> {
         let tokenizer = self.tokenizer.as_ref().map_err(|error| Error::Choice(error.clone()))?;
         let tokenizer = tokenizer.as_ref().ok_or_else(|| {
+            let place = match self.path.is_dir() {
+                true => "directory (tokenizer.json, vocab.json with merges.txt, or vocab.txt)",
+                false => "file",
+            };
             Error::Choice(format!(
-                "{}: no tokenizer in this directory (tokenizer.json, vocab.json with merges.txt, or vocab.txt): give \
-                 token ids with --tokens",
+                "{}: no tokenizer in this {place}: give token ids with --tokens",
                 self.path.display()
             ))
         })?;

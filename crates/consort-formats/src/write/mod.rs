@@ -12,7 +12,7 @@ use std::{
     path::Path,
 };
 
-use crate::error::Error;
+use crate::error::{Error, show};
 
 pub use self::{
     directory::write_directory,
@@ -35,6 +35,9 @@ pub(crate) fn whole_file(
         return Err(Error::path(path, "is a directory: give a file to write"));
     }
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(Error::path(path, format!("there is no folder '{}' to write it in", show(folder))));
+    }
     let failed = |error| Error::io(path, error);
     let mut builder = tempfile::Builder::new();
     // As any new file; by default temporary ones are their owner's alone.

@@ -107,10 +107,10 @@ impl Generate {
             .collect::<Result<Vec<_>>>()?;
         if !open.has_tokenizer() {
             if !self.stop.is_empty() {
-                bail!("{}: no tokenizer in this directory, so there is no text for --stop", open.path().display());
+                bail!("{}: no tokenizer there, so there is no text for --stop", open.path().display());
             }
             if !self.raw_tokens {
-                note("no tokenizer in this directory: the output is token ids");
+                note("no tokenizer there: the output is token ids");
             }
         }
         let mut streams = requests
@@ -184,8 +184,9 @@ impl Generate {
         messages.push(ChatMessage::new("user", text));
         let template = open.chat_template()?.ok_or_else(|| {
             anyhow!(
-                "{}: no chat template (tokenizer_config.json, chat_template.jinja): leave --chat out",
-                open.path().display()
+                "{}: no chat template{}: leave --chat out",
+                open.path().display(),
+                if open.path().is_dir() { " (tokenizer_config.json, chat_template.jinja)" } else { " in this file" }
             )
         })?;
         let prompt = template.render(&messages)?;

@@ -219,11 +219,12 @@ impl Common {
     }
 }
 
-/// A type of weights by its name.
+/// A type that weights are written in, by its name.
 fn weight_dtype(name: &str) -> Result<WeightDType, String> {
-    WeightDType::from_name(name).ok_or_else(|| {
-        let known = WeightDType::ALL.map(WeightDType::name).join(", ");
-        format!("weights cannot be kept as '{name}' ({known})")
+    let known = || WeightDType::ALL.into_iter().filter(|dtype| *dtype != WeightDType::F64);
+    known().find(|dtype| name.eq_ignore_ascii_case(dtype.name())).ok_or_else(|| {
+        let known: Vec<&str> = known().map(WeightDType::name).collect();
+        format!("weights cannot be kept as '{name}' ({})", known.join(", "))
     })
 }
 

@@ -47,6 +47,9 @@ impl Quantize {
             Some(path) => fs::read_to_string(path).with_context(|| path.display().to_string())?,
             None => TEXT.to_owned(),
         };
+        if self.text.is_some() && self.tokens > 0 {
+            open.usable_tokenizer().context("--text needs a tokenizer")?;
+        }
         let (embedded, differences) = match self.without_tokenizer {
             true => (None, Vec::new()),
             false => open.embedded_tokenizer().map_err(|error| {
@@ -89,13 +92,13 @@ impl Quantize {
 
     fn measure(&self, open: crate::OpenModel, text: &str) -> Result<()> {
         let config = open.config();
-        if config.head.is_none() {
+        // The head of an encoder alone has no place in GGUF.
+        if config.head.is_none() || config.decoder.is_none() {
             note("the cost is not measured: a model without a head predicts nothing");
             return Ok(());
         }
         let tokens = match open.usable_tokenizer() {
             Ok(_) => open.encode(text)?,
-            Err(_) if self.text.is_some() => bail!("--text needs a tokenizer, and this model has none"),
             Err(_) => drawn(&open, self.tokens),
         };
         let context = [&config.encoder, &config.decoder].into_iter().flatten().filter_map(|stack| stack.context).min();
