@@ -7,7 +7,7 @@ use crate::error::{Error, printable};
 /// Sizes beyond this are mistakes; it keeps sums and small products far from overflow, on 32 bits too.
 const MAX_SIZE: u64 = (1 << 31) - 1;
 /// The limit of the core on a stack's layers, applied before anything is made per layer.
-const MAX_LAYERS: usize = 1 << 12;
+pub(crate) const MAX_LAYERS: usize = 1 << 12;
 
 /// An object of a configuration file.
 #[derive(Clone, Copy)]

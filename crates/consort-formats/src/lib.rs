@@ -5,8 +5,8 @@
 //!   keys make which choices, with the reference's defaults, and which tensor fills which slot. Adding a family adds a
 //!   file there and nothing to the graph.
 //! - **A GGUF file is a directory by other names.** `gguf/architectures/` has, for each `general.architecture`, tables of
-//!   metadata keys and of tensor names beside those of Hugging Face files; with them the same families read both. The
-//!   tables are data and go both ways. Messages call keys and tensors as the file does.
+//!   metadata keys and of tensor names beside those of Hugging Face files; with them the same families read both: all but
+//!   BART and Marian, which llama.cpp does not run. The tables are data and go both ways. Messages call keys and tensors as the file does.
 //! - **Files are not trusted.** Sizes, offsets, types and paths are checked before anything is used; no file makes this
 //!   crate panic, read outside of it, or take more memory than a small multiple of its size.
 //! - **Everything is accounted for.** Each slot is filled or named as missing, each shape is checked against the

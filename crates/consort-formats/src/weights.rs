@@ -53,6 +53,8 @@ pub(crate) enum Order {
         /// How many heads there are along the outputs.
         heads: usize,
     },
+    /// The slots of a fused tensor ([`Layout::Fused`]) stand one after the other, in one group.
+    Parts,
 }
 
 /// One tensor of a file.
@@ -77,7 +79,7 @@ impl Tensor {
         let [rows, columns] = shape;
         let whole = |shape| StoredTensor::new(name, Arc::clone(&self.source.bytes), self.range.start, dtype, shape);
         match self.order {
-            Order::Plain => whole(shape),
+            Order::Plain | Order::Parts => whole(shape),
             Order::Transposed => whole([columns, rows]).map(StoredTensor::transposed),
             Order::Interleaved { heads } if rows == 1 => {
                 Ok(whole(shape)?.transposed().reordered(&halves(columns, heads))?.transposed())
@@ -324,6 +326,12 @@ fn stored(name: &str, tensor: &Tensor, layout: Layout, slot: [usize; 2]) -> Resu
     let vector = outputs == 1;
     // A head of width 1 has a matrix of one output in a fused one of several.
     let fused_vector = vector && tensor.shape.len() == 1;
+    let layout = match (layout, &tensor.order) {
+        (Layout::Fused { groups, each, first }, Order::Parts) => {
+            Layout::Fused { groups: 1, each: groups.saturating_mul(each), first: groups.saturating_mul(first) }
+        }
+        (layout, _) => layout,
+    };
     // What the file must hold for this slot, in the file's orientation.
     let file = match layout {
         Layout::Plain => [outputs, inputs],

@@ -5,7 +5,7 @@ mod support;
 
 use std::{fs, path::Path};
 
-use consort_core::config::Activation;
+use consort_core::config::{Activation, AttentionPositions};
 use consort_formats::{Model, fuzzing, open};
 use proptest::prelude::*;
 use support::gguf::{Builder, Value, array, llama};
@@ -211,6 +211,80 @@ fn a_head_of_its_own() {
     copy.tensor("output.weight").data = data;
     let model = read(&copy.bytes());
     assert!(model.config.head.expect("a head").tied && model.unused == ["extra.weight"]);
+}
+
+/// The small model as another architecture, without what `drop` is in the name of.
+fn renamed(architecture: &'static str, drop: &[&str]) -> Builder {
+    let mut file = llama();
+    for (key, _) in &mut file.metadata {
+        *key = key.replace("llama.", &format!("{architecture}."));
+    }
+    file.set("general.architecture", Value::Text(architecture));
+    file.tensors.retain(|tensor| !drop.iter().any(|part| tensor.name.contains(part)));
+    file
+}
+
+#[test]
+fn windows_by_layer() {
+    let with = |window: u32, pattern: Option<Value>| {
+        let mut file = renamed("gemma3", &[]);
+        for (name, width) in [("attn_q_norm", 4), ("attn_k_norm", 4), ("post_attention_norm", 8), ("post_ffw_norm", 8)]
+        {
+            file.add(&format!("blk.0.{name}.weight"), &[width], 1.0);
+        }
+        file.set("gemma3.attention.key_length", Value::U32(4));
+        file.set("gemma3.attention.sliding_window", Value::U32(window));
+        if let Some(pattern) = pattern {
+            file.set("gemma3.attention.sliding_window_pattern", pattern);
+        }
+        file.bytes()
+    };
+    let list = |slides: &[u8]| Some(Value::Array(7, slides.len() as u64, slides.to_vec()));
+    for (window, pattern, expected) in [
+        (5, None, &[5][..]),
+        (5, Some(Value::U32(0)), &[5]),
+        (5, Some(Value::U32(1)), &[]),
+        (5, list(&[1]), &[5]),
+        (5, list(&[0]), &[]),
+        (0, list(&[1]), &[]),
+    ] {
+        let model = read(&with(window, pattern));
+        assert_eq!(model.config.decoder.expect("a decoder").attention.windows, expected);
+    }
+    refused(&with(5, list(&[1, 0])), &["gemma3.attention.sliding_window_pattern", "2 entries for 1 layers"]);
+    refused(&with(5, Some(Value::Text("6"))), &["gemma3.attention.sliding_window_pattern", "expected an integer"]);
+}
+
+#[test]
+fn a_part_of_each_head_rotates() {
+    let with = |change: &dyn Fn(&mut Builder)| {
+        let mut file = renamed("phi3", &["attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up"]);
+        file.add("output.weight", &[8, 5], 0.0);
+        file.add("blk.0.attn_qkv.weight", &[8, 16], 0.0);
+        file.add("blk.0.ffn_up.weight", &[8, 24], 0.0);
+        change(&mut file);
+        file.bytes()
+    };
+    let rotated = |count: u32| with(&|file: &mut Builder| file.set("phi3.rope.dimension_count", Value::U32(count)));
+    for count in [2, 4] {
+        let model = read(&rotated(count));
+        let stack = model.config.decoder.expect("a decoder");
+        let AttentionPositions::Rotary(rotary) = stack.attention.positions else { panic!("{stack:?}") };
+        assert_eq!((rotary.width, stack.attention.windows), (count as usize, vec![]));
+        let first = |slot: &str| model.weights.get(slot).and_then(|weight| weight.row(0).next());
+        assert_eq!(first("decoder.0.attention.value.weight"), Some(96.0), "after 8 queries and 4 keys");
+        assert_eq!(first("decoder.0.feed_forward.up.weight"), Some(96.0), "after 12 of the gate");
+    }
+    for count in [0, 3, 6] {
+        refused(&rotated(count), &["phi3.rope.dimension_count", "of a head's 4 components", "an even number"]);
+    }
+    let window = |width: u32| with(&|file: &mut Builder| file.set("phi3.attention.sliding_window", Value::U32(width)));
+    for (width, expected) in [(0, vec![]), (3, vec![3])] {
+        let stack = read(&window(width)).config.decoder.expect("a decoder");
+        assert_eq!(stack.attention.windows, expected);
+    }
+    let long = with(&|file: &mut Builder| file.add("rope_factors_long.weight", &[2], 1.0));
+    refused(&long, &["tensor 'rope_factors_long.weight'", "longrope", "its first context"]);
 }
 
 /// T5 without its decoder, whose feed-forward network has no gate and so is the first T5's.

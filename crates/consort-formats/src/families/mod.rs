@@ -21,7 +21,7 @@ mod mistral;
 mod phi3;
 mod qwen2;
 mod qwen3;
-mod rotary;
+pub(crate) mod rotary;
 mod starcoder2;
 mod t5;
 

@@ -146,6 +146,12 @@ fn rotated(
     }
 }
 
+/// The part of a head that `width` of its components are, such that [`rotated`] finds them again.
+pub(crate) fn part(width: usize, head_width: usize) -> f64 {
+    let part = width as f64 / head_width as f64;
+    if ((head_width as f64 * part) as usize) < width { part.next_up() } else { part }
+}
+
 fn flat(
     config: &Reader<'_>,
     parameters: &Reader<'_>,

@@ -4,12 +4,17 @@ use consort_core::{StoredTensor, WeightDType};
 use serde_json::{Map, Value};
 
 use super::{
-    architectures::{Absent, Architecture, Key, Kind, Only, count, number},
+    architectures::{Absent, Architecture, Key, Kind, Only, Rotary, count, number},
     llama3,
     metadata::Metadata,
+    values::Value as Stored,
     vocabulary::token,
 };
-use crate::error::{Error, printable};
+use crate::{
+    error::{Error, printable},
+    families::rotary,
+    json::MAX_LAYERS,
+};
 
 /// A configuration, and what the file calls the keys that it was made from.
 #[derive(Debug)]
@@ -55,7 +60,7 @@ pub(crate) fn build(
     frequencies: Option<&StoredTensor>,
 ) -> Result<Config, Error> {
     let mut config = Config { value: Value::Object(Map::new()), names: Vec::new() };
-    for (key, only) in architecture.only {
+    for (key, only) in architecture.only.iter().copied().flatten() {
         check_only(metadata, &full(architecture, key), *only)?;
     }
     config.set("model_type", "general.architecture".to_owned(), Value::from(architecture.model_type));
@@ -73,13 +78,16 @@ pub(crate) fn build(
     }
     vocabulary_size(architecture, metadata, &mut config, rows)?;
     lengths(architecture, metadata, &config)?;
-    if architecture.rotary {
+    if let Some(every) = architecture.window_pattern {
+        windows(architecture, metadata, &mut config, every)?;
+    }
+    if architecture.rotary != Rotary::None {
         rotary(architecture, metadata, &mut config, frequencies)?;
     }
     if let Some((json, derive)) = architecture.derived
         && let Some(value) = derive(&config)
     {
-        config.set(json, "general.architecture".to_owned(), Value::from(value));
+        config.set(json, "general.architecture".to_owned(), value);
     }
     tokens(architecture, metadata, &mut config, rows)?;
     Ok(config)
@@ -113,6 +121,8 @@ fn set_key(architecture: &Architecture, metadata: &Metadata<'_>, config: &mut Co
     let value = match key.kind {
         Kind::Count => metadata.count(&name)?.map(Value::from),
         Kind::Number => metadata.number(&name)?.map(Value::from),
+        Kind::Flag => metadata.flag(&name)?.map(Value::from),
+        Kind::Window => metadata.count(&name)?.map(|window| if window == 0 { Value::Null } else { window.into() }),
     };
     let value = match (value, key.absent) {
         (Some(value), _) => value,
@@ -172,10 +182,42 @@ pub(crate) fn head_width(config: &Config) -> Option<usize> {
         let (width, heads) = (config.count(width)?, config.count(heads)?);
         (width > 0 && width.checked_rem(heads) == Some(0)).then(|| width / heads)
     };
-    given.or_else(|| of("hidden_size", "num_attention_heads")).or_else(|| of("n_embd", "n_head"))
+    let known = [("hidden_size", "num_attention_heads"), ("n_embd", "n_head"), ("hidden_size", "n_head")];
+    given.or_else(|| known.into_iter().find_map(|(width, heads)| of(width, heads)))
 }
 
-/// Rotary positions: whole heads, and the stretch of the context.
+/// Which layers have a window, as llama.cpp reads it (`load_swa_pattern`): none without a window; a number is that of the
+/// layers to one without, and 0 means that all have one; a list has true for those that do.
+fn windows(architecture: &Architecture, metadata: &Metadata<'_>, config: &mut Config, every: u64) -> Result<(), Error> {
+    const EVERY: &str = "sliding_window_pattern";
+    let (window, pattern) = (".attention.sliding_window", ".attention.sliding_window_pattern");
+    let (window, pattern) = (full(architecture, window), full(architecture, pattern));
+    let Some(width) = metadata.count(&window)?.filter(|&width| width > 0) else {
+        config.set(EVERY, window, Value::from(1)); // every layer is one without
+        return Ok(());
+    };
+    config.set("sliding_window", window, Value::from(width));
+    let layers = config.count("num_hidden_layers").unwrap_or(0);
+    if !matches!(metadata.get(&pattern), Some(Stored::Array(_))) {
+        let every = match metadata.count(&pattern)?.unwrap_or(every) {
+            0 => (layers as u64).saturating_add(1),
+            every => every,
+        };
+        config.set(EVERY, pattern, Value::from(every));
+        return Ok(());
+    }
+    let Some(slides) = metadata.flags(&pattern)? else { return Ok(()) };
+    if slides.count != layers {
+        return Err(metadata.error(&pattern, format!("{} entries for {layers} layers", slides.count)));
+    }
+    // More layers than any model has are the family's to refuse.
+    let kind = |slides| if slides == Stored::Flag(true) { "sliding_attention" } else { "full_attention" };
+    let types: Vec<&str> = slides.values().take(MAX_LAYERS + 1).map(kind).collect();
+    config.set("layer_types", pattern, Value::from(types));
+    Ok(())
+}
+
+/// Rotary positions: how much of a head, and the stretch of the context.
 fn rotary(
     architecture: &Architecture,
     metadata: &Metadata<'_>,
@@ -183,11 +225,21 @@ fn rotary(
     frequencies: Option<&StoredTensor>,
 ) -> Result<(), Error> {
     let dimensions = full(architecture, ".rope.dimension_count");
-    if let (Some(rotated), Some(width)) = (metadata.count(&dimensions)?, head_width(config))
-        && rotated != width as u64
-    {
-        let what = format!("{rotated} of a head's {width} components, where '{}' rotates all", architecture.name);
-        return Err(metadata.error(&dimensions, what));
+    if let Some(width) = head_width(config) {
+        let rotated = metadata.count(&dimensions)?.unwrap_or(width as u64);
+        let wrong = |what: String| {
+            Err(metadata.error(&dimensions, format!("{rotated} of a head's {width} components, where {what}")))
+        };
+        match architecture.rotary {
+            Rotary::Part(json) => match usize::try_from(rotated) {
+                Ok(part) if part > 0 && part <= width && part.is_multiple_of(2) => {
+                    config.set(json, dimensions, Value::from(rotary::part(part, width)));
+                }
+                _ => return wrong("an even number of them was expected".to_owned()),
+            },
+            _ if rotated != width as u64 => return wrong(format!("'{}' rotates all", architecture.name)),
+            _ => {}
+        }
     }
     let kind = full(architecture, ".rope.scaling.type");
     let factor = full(architecture, ".rope.scaling.factor");

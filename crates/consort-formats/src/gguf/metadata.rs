@@ -131,6 +131,11 @@ impl<'a> Metadata<'a> {
         }
     }
 
+    /// An array of truth values, one a layer.
+    pub(crate) fn flags(&self, key: &str) -> Result<Option<Array<'a>>, Error> {
+        self.array(key, "a list of true and false", |kind| kind == Kind::Flag)
+    }
+
     /// An array of bytes.
     pub(crate) fn bytes(&self, key: &str) -> Result<Option<&'a [u8]>, Error> {
         let byte = |kind| matches!(kind, Kind::Unsigned(1) | Kind::Signed(1));

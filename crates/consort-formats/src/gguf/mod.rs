@@ -76,6 +76,11 @@ pub(crate) fn read(parts: &[Part]) -> Result<Model, Error> {
         None => None,
     };
     let has = |name: &str| infos.contains_key(name);
+    if let Some(name) = LONG_FREQUENCIES.into_iter().find(|name| has(name)) {
+        let what = "other rotary frequencies for long texts (longrope) are not supported: use a variant of the model with its \
+            first context (4k)";
+        return Err(Error::tensor(metadata.file, name, what));
+    }
     let config = config::build(architecture, &metadata, rows, &has, frequencies.as_ref())?;
     let vocabulary = vocabulary::read(&metadata, rows)?;
 
@@ -109,6 +114,8 @@ pub(crate) fn read(parts: &[Part]) -> Result<Model, Error> {
 const EMBEDDING: &str = "token_embd.weight";
 /// Divisors of rotary frequencies.
 const FREQUENCIES: &str = "rope_freqs.weight";
+/// The same for long texts, and for short ones.
+const LONG_FREQUENCIES: [&str; 2] = ["rope_factors_long.weight", "rope_factors_short.weight"];
 
 fn architecture(metadata: &Metadata<'_>) -> Result<&'static Architecture, Error> {
     match metadata.text("general.type")? {
@@ -178,6 +185,7 @@ fn tensors(
             Kept::Same => Order::Plain,
             Kept::QueryRows => Order::Interleaved { heads },
             Kept::KeyRows => Order::Interleaved { heads: key_heads },
+            Kept::Parts => Order::Parts,
             Kept::Transposed => {
                 shape.reverse();
                 Order::Transposed

@@ -11,6 +11,8 @@ pub(crate) enum Kept {
     QueryRows,
     /// The same, for heads of keys.
     KeyRows,
+    /// Fused slots one after the other, where a Hugging Face file has a part of each in every group.
+    Parts,
 }
 
 /// One kind of tensor under both names; `*` is the layer.

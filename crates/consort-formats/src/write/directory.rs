@@ -130,8 +130,8 @@ fn pieces(places: &[Place], weights: &dyn Weights, path: &Path) -> Result<Vec<St
     // Along the outputs: whose turn it is, and which of its outputs.
     let mut order: Vec<(usize, usize, Range<usize>)> = Vec::new();
     for (at, place) in places.iter().enumerate() {
-        let [outputs, length] = place.slot.shape;
-        let outputs = if vector { length } else { outputs };
+        let [outputs, inputs] = place.slot.shape;
+        let outputs = if vector { inputs } else { outputs };
         match place.layout {
             Layout::Plain | Layout::Transposed => order.push((0, at, 0..outputs)),
             Layout::TransposedPart(part, _) => order.push((part * outputs, at, 0..outputs)),

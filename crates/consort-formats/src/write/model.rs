@@ -80,6 +80,10 @@ pub fn write_gguf(
         Error::path(path, format!("GGUF has no place for models of the family '{family}'"))
     })?;
     let plan = plan(&exported, architecture, dtype, path)?;
+    if let Some(missing) = architecture.needed.iter().find(|needed| plan.iter().all(|one| one.name != **needed)) {
+        let what = format!("GGUF has no place for a {} without {missing}: llama.cpp asks for it", architecture.name);
+        return Err(Error::path(path, what));
+    }
     let mut metadata = metadata(&exported, architecture, &parts);
     metadata.push(("general.file_type".to_owned(), Value::U32(file_type(dtype))));
     let mut tensors: Vec<Tensor> = plan.iter().map(Planned::tensor).collect();
@@ -154,11 +158,10 @@ impl Planned {
     }
 
     fn tensor(&self) -> Tensor {
-        let along =
-            |&(_, [outputs, inputs], _): &(String, [usize; 2], Kept)| if self.is_vector() { inputs } else { outputs };
-        let length: usize = self.slots.iter().map(along).sum();
-        let inputs = self.slots.first().map_or(0, |(_, shape, _)| shape[1]);
-        let sizes = if self.is_vector() { vec![length] } else { vec![length, inputs] };
+        let vector = self.is_vector();
+        let length = self.slots.iter().map(|(_, [outputs, inputs], _)| if vector { inputs } else { outputs }).sum();
+        let inputs = self.slots.first().map_or(0, |(_, [_, inputs], _)| *inputs);
+        let sizes = if vector { vec![length] } else { vec![length, inputs] };
         Tensor { name: self.name.clone(), sizes, dtype: self.dtype }
     }
 
@@ -241,8 +244,11 @@ fn metadata(exported: &Exported, architecture: &Architecture, parts: &Parts<'_>)
     for key in architecture.keys.iter().copied().flatten() {
         let inside = key.json.split('.').try_fold(&exported.json, |value, part| value.get(part));
         let value = match (key.kind, inside) {
-            (Kind::Count, Some(value)) => value.as_u64().and_then(|count| u32::try_from(count).ok()).map(Value::U32),
+            (Kind::Count | Kind::Window, Some(value)) => {
+                value.as_u64().and_then(|count| u32::try_from(count).ok()).map(Value::U32)
+            }
             (Kind::Number, Some(value)) => value.as_f64().map(|number| Value::F32(number as f32)),
+            (Kind::Flag, Some(value)) => value.as_bool().map(Value::Bool),
             (_, None) => None,
         };
         let name = if key.gguf.starts_with('.') { own(key.gguf) } else { key.gguf.to_owned() };
@@ -254,13 +260,18 @@ fn metadata(exported: &Exported, architecture: &Architecture, parts: &Parts<'_>)
         let width = u32::try_from(stack.attention.head_width).unwrap_or(u32::MAX);
         all.push((own(".vocab_size"), Value::U32(u32::try_from(stack.vocabulary).unwrap_or(u32::MAX))));
         if !has(&all, ".context_length") {
-            all.push((own(".context_length"), Value::U32(512)));
+            // What T5 and BLOOM were trained with; nothing bounds either.
+            let trained = if stack.attention.positions == AttentionPositions::LinearBias { 2048 } else { 512 };
+            all.push((own(".context_length"), Value::U32(trained)));
         }
         if has(&all, ".attention.key_length") {
             all.push((own(".attention.value_length"), Value::U32(width)));
         }
         if config.decoder.is_none() {
             all.push((own(".attention.causal"), Value::Bool(false)));
+        }
+        if architecture.window_pattern.is_some() {
+            windows(stack, &own, &mut all);
         }
         rotary(stack, &own, &mut all);
     }
@@ -272,6 +283,16 @@ fn metadata(exported: &Exported, architecture: &Architecture, parts: &Parts<'_>)
         None => all.push(("tokenizer.ggml.model".to_owned(), Value::Text("no_vocab".to_owned()))),
     }
     all
+}
+
+/// The window, and how many layers there are to one without; 0 where all have one.
+fn windows(stack: &StackConfig, own: &dyn Fn(&str) -> String, all: &mut Vec<(String, Value)>) {
+    let windows = &stack.attention.windows;
+    let Some(&window) = windows.iter().find(|&&window| window > 0) else { return };
+    let every = windows.iter().position(|&window| window == 0).map_or(0, |layer| layer + 1);
+    let number = |number: usize| Value::U32(u32::try_from(number).unwrap_or(u32::MAX));
+    all.push((own(".attention.sliding_window"), number(window)));
+    all.push((own(".attention.sliding_window_pattern"), number(every)));
 }
 
 fn rotary(stack: &StackConfig, own: &dyn Fn(&str) -> String, all: &mut Vec<(String, Value)>) {
@@ -398,6 +419,8 @@ fn file_type(dtype: WeightDType) -> u32 {
 mod tests {
     use std::{collections::BTreeSet, fs};
 
+    use consort_core::config::Placement;
+
     use super::*;
     use crate::Model;
 
@@ -417,9 +440,19 @@ mod tests {
         for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden")).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             let mut model = golden(&name);
-            if let (Some(stack), "gemma2") = (&mut model.config.decoder, name.as_str()) {
-                // No key has the scale of scores; llama.cpp takes the usual one.
-                stack.attention.scale = (stack.attention.head_width as f64).powf(-0.5);
+            if let Some(stack) = &mut model.config.decoder {
+                match name.as_str() {
+                    // No key has the scale of scores; llama.cpp takes the usual one.
+                    "gemma2" | "gemma3" => stack.attention.scale = (stack.attention.head_width as f64).powf(-0.5),
+                    // llama.cpp has no window and no biases for these two.
+                    "starcoder2" => stack.attention.windows.clear(),
+                    "falcon-new" => {
+                        stack.attention.input_bias = false;
+                        stack.attention.output_bias = false;
+                        stack.feed_forward.bias = false;
+                    }
+                    _ => {}
+                }
             }
             let path = folder.path().join(&name);
             let written = match write(&model, &path, WeightDType::F32) {
@@ -446,12 +479,38 @@ mod tests {
                 }
             }
         }
-        for needed in ["llama-llama3", "llama-yarn", "llama-linear", "llama-tied-bias"] {
+        for needed in ["llama-llama3", "llama-yarn", "llama-linear", "llama-tied-bias", "falcon-new"] {
             assert!(names.contains(needed), "{needed} could not be written");
         }
-        for needed in ["llama", "qwen2", "qwen3", "gemma2", "gpt2", "bert", "t5"] {
-            assert!(architectures.contains(needed), "no golden could be written as {needed}: {architectures:?}");
+        for needed in architectures::ARCHITECTURES.map(|one| one.name).iter().filter(|&&name| name != "t5encoder") {
+            assert!(architectures.contains(*needed), "no golden could be written as {needed}: {architectures:?}");
         }
+    }
+
+    #[test]
+    fn what_keys_say_is_read_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let again = |model: &Model| {
+            let path = folder.path().join("model.gguf");
+            write(model, &path, WeightDType::F32).unwrap();
+            let mut again = crate::open(&path).unwrap().config;
+            fs::remove_file(&path).unwrap();
+            again.decoder.as_mut().unwrap().norm.unit_offset = model.config.decoder.as_ref().unwrap().norm.unit_offset;
+            assert_eq!(difference(&model.config, &again), None);
+        };
+        let mut neox = golden("gpt-neox");
+        neox.config.decoder.as_mut().unwrap().placement = Placement::Pre;
+        again(&neox);
+        for windows in [vec![], vec![7, 7], vec![5, 0]] {
+            let mut gemma = golden("gemma3");
+            let attention = &mut gemma.config.decoder.as_mut().unwrap().attention;
+            attention.scale = (attention.head_width as f64).powf(-0.5);
+            attention.windows = windows;
+            again(&gemma);
+        }
+        let mut phi = golden("phi3");
+        phi.config.decoder.as_mut().unwrap().attention.windows.clear();
+        again(&phi);
     }
 
     #[test]
@@ -487,6 +546,10 @@ mod tests {
             ("bart", "GGUF has no place for models of the family 'bart'"),
             ("llama-dynamic", "GGUF has no place for what this model has as decoder.attention.positions"),
             ("mistral", "GGUF has no place for what this model has as decoder.attention.windows"),
+            ("starcoder2", "GGUF has no place for what this model has as decoder.attention.windows"),
+            ("gemma3", "GGUF has no place for what this model has as decoder.attention.scale"),
+            ("gpt-neox-sequence", "GGUF has no place for a gptneox without output.weight"),
+            ("falcon-new", "GGUF has no place for this model's decoder.0.attention.query.bias"),
         ] {
             let path = folder.path().join(name);
             let error = write(&golden(name), &path, WeightDType::Q8_0).unwrap_err().to_string();

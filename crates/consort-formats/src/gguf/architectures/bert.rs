@@ -1,6 +1,6 @@
 //! BERT: an encoder without pooler and without its masked-token head, which conversion leaves out.
 
-use super::{Absent, Architecture, Constant, Key, USUAL, count, number};
+use super::{Absent, Architecture, Constant, Key, Rotary, USUAL, count, number};
 use crate::gguf::names::{Name, same};
 
 pub(super) const BERT: Architecture = Architecture {
@@ -11,10 +11,12 @@ pub(super) const BERT: Architecture = Architecture {
     switches: &[],
     only: USUAL,
     derived: None,
-    rotary: false,
+    rotary: Rotary::None,
+    window_pattern: None,
     norms_plus_one: false,
     tensors: &[TENSORS],
     without: None,
+    needed: &[],
 };
 
 const KEYS: &[Key] = &[

@@ -1,6 +1,10 @@
 //! Gemma 2: norms on both sides, kept with the 1 that a directory leaves out.
 
-use super::{Absent, Architecture, Constant, Key, ROTARY_DECODER, USUAL, count, llama::HALVES, number};
+use serde_json::Value;
+
+use super::{
+    Absent, Architecture, Constant, Key, RMS_NORM, ROTARY_DECODER, Rotary, USUAL, count, llama::HALVES, number,
+};
 use crate::gguf::{
     config::{Config, head_width},
     names::{Name, same},
@@ -9,24 +13,27 @@ use crate::gguf::{
 pub(super) const GEMMA2: Architecture = Architecture {
     name: "gemma2",
     model_type: "gemma2",
-    keys: &[ROTARY_DECODER, KEYS],
+    keys: &[ROTARY_DECODER, RMS_NORM, KEYS],
     constants: &[("hidden_activation", Constant::Text("gelu_pytorch_tanh"))],
     switches: &[],
     only: USUAL,
-    derived: Some(("query_pre_attn_scalar", score_scalar)),
-    rotary: true,
+    derived: Some(("query_pre_attn_scalar", |config| score_scalar(config, 46))),
+    rotary: Rotary::Whole,
+    window_pattern: None,
     norms_plus_one: true,
     tensors: &[HALVES, TENSORS],
     without: None,
+    needed: &[],
 };
 
-/// What scores are scaled by the root of, which no key has: the model of 27 billion parameters, known by its 46 layers,
-/// takes D/H where the others take C (llama.cpp, `LLM_TYPE_27B`).
-fn score_scalar(config: &Config) -> Option<usize> {
-    if config.count("num_hidden_layers") == Some(46) {
-        return config.count("hidden_size")?.checked_div(config.count("num_attention_heads")?);
-    }
-    head_width(config)
+/// What scores are scaled by the root of, which no key has: the model of 27 billion parameters, known by its layers, takes
+/// D/H where the others take C (llama.cpp, `LLM_TYPE_27B`).
+pub(super) fn score_scalar(config: &Config, layers_of_27b: usize) -> Option<Value> {
+    let scalar = match config.count("num_hidden_layers") == Some(layers_of_27b) {
+        true => config.count("hidden_size")?.checked_div(config.count("num_attention_heads")?),
+        false => head_width(config),
+    };
+    scalar.map(Value::from)
 }
 
 const KEYS: &[Key] = &[
@@ -35,7 +42,7 @@ const KEYS: &[Key] = &[
     number(".final_logit_softcapping", "final_logit_softcapping", Absent::Left),
 ];
 
-const TENSORS: &[Name] = &[
+pub(super) const TENSORS: &[Name] = &[
     same("token_embd.weight", "model.embed_tokens.weight"),
     same("output_norm.weight", "model.norm.weight"),
     same("output.weight", "lm_head.weight"),

@@ -1,6 +1,6 @@
 //! GPT-2: matrices are `[outputs, inputs]`, where a directory has the transposed ones.
 
-use super::{Absent, Architecture, Constant, Key, USUAL, count, number};
+use super::{Absent, Architecture, Constant, Key, Rotary, USUAL, count, number};
 use crate::gguf::names::{Kept, Name, kept, same};
 
 pub(super) const GPT2: Architecture = Architecture {
@@ -11,10 +11,12 @@ pub(super) const GPT2: Architecture = Architecture {
     switches: &[],
     only: USUAL,
     derived: None,
-    rotary: false,
+    rotary: Rotary::None,
+    window_pattern: None,
     norms_plus_one: false,
     tensors: &[TENSORS],
     without: None,
+    needed: &[],
 };
 
 const KEYS: &[Key] = &[

@@ -2,21 +2,23 @@
 //! together where `transformers` turns the halves of a head, so the rows of query and key are interleaved in the file,
 //! and so are their biases.
 
-use super::{Architecture, Constant, ROTARY_DECODER, Switch, USUAL};
+use super::{Architecture, Constant, RMS_NORM, ROTARY_DECODER, Rotary, Switch, USUAL};
 use crate::gguf::names::{Kept, Name, kept, same};
 
 pub(super) const LLAMA: Architecture = Architecture {
     name: "llama",
     model_type: "llama",
-    keys: &[ROTARY_DECODER],
+    keys: &[ROTARY_DECODER, RMS_NORM],
     constants: &[("hidden_act", Constant::Text("silu"))],
     switches: &[flag("blk.0.attn_q.bias", "attention_bias"), flag("blk.0.ffn_up.bias", "mlp_bias")],
     only: USUAL,
     derived: None,
-    rotary: true,
+    rotary: Rotary::Whole,
+    window_pattern: None,
     norms_plus_one: false,
-    tensors: &[INTERLEAVED, DECODER],
+    tensors: &[INTERLEAVED, ENDS, DECODER_BLOCKS],
     without: None,
+    needed: &[],
 };
 
 /// True where the tensor is there.
@@ -39,11 +41,21 @@ pub(super) const HALVES: &[Name] = &[
     same("blk.*.attn_k.bias", "model.layers.*.self_attn.k_proj.bias"),
 ];
 
-/// All else of a decoder like Llama's.
-pub(super) const DECODER: &[Name] = &[
+/// Norms over heads.
+pub(super) const HEAD_NORMS: &[Name] = &[
+    same("blk.*.attn_q_norm.weight", "model.layers.*.self_attn.q_norm.weight"),
+    same("blk.*.attn_k_norm.weight", "model.layers.*.self_attn.k_norm.weight"),
+];
+
+/// What a decoder like Llama's has outside of its blocks.
+pub(super) const ENDS: &[Name] = &[
     same("token_embd.weight", "model.embed_tokens.weight"),
     same("output_norm.weight", "model.norm.weight"),
     same("output.weight", "lm_head.weight"),
+];
+
+/// All else of it.
+pub(super) const DECODER_BLOCKS: &[Name] = &[
     same("blk.*.attn_norm.weight", "model.layers.*.input_layernorm.weight"),
     same("blk.*.attn_v.weight", "model.layers.*.self_attn.v_proj.weight"),
     same("blk.*.attn_v.bias", "model.layers.*.self_attn.v_proj.bias"),

@@ -7,10 +7,17 @@
 //! The tables go both ways, so that a writer can use them as well. A further architecture is a further file here.
 
 mod bert;
+mod bloom;
+mod falcon;
+mod gemma;
 mod gemma2;
+mod gemma3;
 mod gpt2;
+mod gpt_neox;
 mod llama;
+mod phi3;
 mod qwen;
+mod starcoder2;
 mod t5;
 
 use serde_json::Value;
@@ -29,21 +36,35 @@ pub(crate) struct Architecture {
     /// What `config.json` says depending on whether a tensor of the file is there.
     pub(crate) switches: &'static [Switch],
     /// Keys (without the architecture's name) whose other values mean a transformer that the family is not.
-    pub(crate) only: &'static [(&'static str, Only)],
-    /// A count of `config.json` that follows from the others.
+    pub(crate) only: &'static [&'static [(&'static str, Only)]],
+    /// What `config.json` says that follows from the keys.
     pub(crate) derived: Option<(&'static str, Derive)>,
-    /// Rotary positions turn whole heads.
-    pub(crate) rotary: bool,
+    pub(crate) rotary: Rotary,
+    /// Keys say which layers have a window: all but every so many'th, this one where no key says how many.
+    pub(crate) window_pattern: Option<u64>,
     /// Files have 1 added to the weights of norms that directories keep as differences from 1.
     pub(crate) norms_plus_one: bool,
     /// Every name. Where one of a file's names could be two, the first counts.
     pub(crate) tensors: &'static [&'static [Name]],
     /// The tables that are read instead where a file has no tensor of the name in front.
     pub(crate) without: Option<(&'static str, &'static [&'static [Name]])>,
+    /// Tensors that llama.cpp asks for where the family has them or not.
+    pub(crate) needed: &'static [&'static str],
 }
 
-/// From what is known of the configuration, a further count.
-pub(crate) type Derive = fn(&Config) -> Option<usize>;
+/// A value of `config.json` from those that are there already.
+pub(crate) type Derive = fn(&Config) -> Option<Value>;
+
+/// How much of a head rotary positions turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rotary {
+    /// There are none.
+    None,
+    /// All of it, whatever a key says.
+    Whole,
+    /// What a key says, which is this fraction in `config.json`.
+    Part(&'static str),
+}
 
 /// A key of the metadata and the one of `config.json` that says the same.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +82,9 @@ pub(crate) struct Key {
 pub(crate) enum Kind {
     Count,
     Number,
+    Flag,
+    /// A count, 0 for none.
+    Window,
 }
 
 /// What a file without the key means.
@@ -116,8 +140,23 @@ pub(crate) enum Only {
 }
 
 /// All of them, in alphabetical order.
-pub(crate) const ARCHITECTURES: [&Architecture; 8] =
-    [&bert::BERT, &gemma2::GEMMA2, &gpt2::GPT2, &llama::LLAMA, &qwen::QWEN2, &qwen::QWEN3, &t5::T5, &t5::T5_ENCODER];
+pub(crate) const ARCHITECTURES: [&Architecture; 15] = [
+    &bert::BERT,
+    &bloom::BLOOM,
+    &falcon::FALCON,
+    &gemma::GEMMA,
+    &gemma2::GEMMA2,
+    &gemma3::GEMMA3,
+    &gpt2::GPT2,
+    &gpt_neox::GPT_NEOX,
+    &llama::LLAMA,
+    &phi3::PHI3,
+    &qwen::QWEN2,
+    &qwen::QWEN3,
+    &starcoder2::STARCODER2,
+    &t5::T5,
+    &t5::T5_ENCODER,
+];
 
 /// The architecture of this name.
 pub(crate) fn find(name: &str) -> Option<&'static Architecture> {
@@ -132,6 +171,10 @@ pub(super) const fn number(gguf: &'static str, json: &'static str, absent: Absen
     Key { gguf, json, kind: Kind::Number, absent }
 }
 
+const fn flag(gguf: &'static str, json: &'static str, absent: Absent) -> Key {
+    Key { gguf, json, kind: Kind::Flag, absent }
+}
+
 /// The keys of decoders with rotary positions.
 const ROTARY_DECODER: &[Key] = &[
     count(".context_length", "max_position_embeddings", Absent::Refused),
@@ -141,17 +184,19 @@ const ROTARY_DECODER: &[Key] = &[
     count(".attention.head_count", "num_attention_heads", Absent::Refused),
     count(".attention.head_count_kv", "num_key_value_heads", Absent::Null),
     count(".attention.key_length", "head_dim", Absent::Null),
-    number(".attention.layer_norm_rms_epsilon", "rms_norm_eps", Absent::Refused),
     number(".rope.freq_base", "rope_theta", Absent::Left),
 ];
 
+/// Of those with RMS norms.
+const RMS_NORM: &[Key] = &[number(".attention.layer_norm_rms_epsilon", "rms_norm_eps", Absent::Refused)];
+
 /// Keys that change the transformer, by the value that changes nothing. Those of experts and of heads that are no part of
 /// any family here among them.
-const USUAL: &[(&str, Only)] = &[
+const USUAL: &[&[(&str, Only)]] = &[ALL, NO_LINEAR_BIAS, IN_SEQUENCE];
+
+const ALL: &[(&str, Only)] = &[
     (".expert_count", Only::Count(0)),
     (".attention.clamp_kqv", Only::Number(0.0)),
-    (".attention.max_alibi_bias", Only::Number(0.0)),
-    (".use_parallel_residual", Only::Flag(false)),
     (".logit_scale", Only::Number(1.0)),
     (".residual_scale", Only::Number(1.0)),
     (".embedding_scale", Only::Number(1.0)),
@@ -159,6 +204,10 @@ const USUAL: &[(&str, Only)] = &[
     (".rope.scaling.yarn_attn_factor", Only::Number(1.0)),
     (".rope.scaling.yarn_ext_factor", Only::Number(1.0)),
 ];
+
+const NO_LINEAR_BIAS: &[(&str, Only)] = &[(".attention.max_alibi_bias", Only::Number(0.0))];
+
+const IN_SEQUENCE: &[(&str, Only)] = &[(".use_parallel_residual", Only::Flag(false))];
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! T5, T5 1.1 and Flan-T5, and their encoders alone. A file says neither what the feed-forward network computes nor
 //! whether the head is scaled: a gate means GELU and no gate ReLU, and the original, whose head is the embedding, scales.
 
-use super::{Absent, Architecture, Constant, Key, Switch, USUAL, count, number};
+use super::{Absent, Architecture, Constant, Key, Rotary, Switch, USUAL, count, number};
 use crate::gguf::names::{Name, same};
 
 pub(super) const T5: Architecture = Architecture {
@@ -20,10 +20,12 @@ pub(super) const T5: Architecture = Architecture {
     ],
     only: USUAL,
     derived: None,
-    rotary: false,
+    rotary: Rotary::None,
+    window_pattern: None,
     norms_plus_one: false,
     tensors: &[ENCODER, DECODER, GATED, PLAIN],
     without: Some((GATE, &[ENCODER, DECODER, PLAIN])),
+    needed: &[],
 };
 
 pub(super) const T5_ENCODER: Architecture = Architecture {
