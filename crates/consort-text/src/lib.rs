@@ -17,6 +17,7 @@
 //! `clean_up_tokenization_spaces` is ignored. `transformers` 5 ignores it too for BPE models; for WordPiece, the decoder's own cleanup does the same work on each piece.
 #![forbid(unsafe_code)]
 
+mod charsmap;
 mod chat;
 mod config;
 mod detokenizer;

@@ -14,9 +14,9 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::{AddedToken, PostProcessorWrapper, Tokenizer};
 
-use crate::Error;
 use crate::config::{Config, Family, Role, kind};
 use crate::guard::guard;
+use crate::{Error, charsmap};
 
 /// The largest file that is read, in bytes. The largest published `tokenizer.json` files (Gemma 3: 33 MB) are well
 /// below it.
@@ -81,6 +81,9 @@ fn from_json(bytes: &[u8], path: &Path) -> Result<Tokenizer, Error> {
     };
     if !object.get("model").is_some_and(Value::is_object) {
         return Err(invalid(path, "expected an object as model, found none"));
+    }
+    if let Some(normalizer) = object.get("normalizer") {
+        charsmap::check_normalizer(normalizer).map_err(|detail| invalid(path, detail))?;
     }
     guard(|| {
         let mut tokenizer = Tokenizer::from_bytes(bytes)?;

@@ -9,9 +9,9 @@ use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{NormalizerWrapper, Tokenizer as Inner};
 
 use super::{Kind, Source};
-use crate::Error;
 use crate::config::Role;
 use crate::guard::guard;
+use crate::{Error, charsmap};
 
 pub(super) fn build(source: &Source) -> Result<Inner, Error> {
     let embedded = source.embedded;
@@ -23,6 +23,9 @@ pub(super) fn build(source: &Source) -> Result<Inner, Error> {
     };
     // For its check of duplicates.
     source.vocabulary()?;
+    if !embedded.precompiled_charsmap.is_empty() {
+        charsmap::check(&embedded.precompiled_charsmap).map_err(|detail| source.refused(detail))?;
+    }
     // Ids are places in the list, so what fills the embedding up can be left out only at the end.
     let pieces = embedded.tokens.iter().enumerate();
     let count = pieces.clone().rev().find(|(id, piece)| !source.is_padding(*id, piece)).map_or(0, |(id, _)| id + 1);

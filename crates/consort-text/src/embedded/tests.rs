@@ -184,7 +184,7 @@ fn lists_that_do_not_fit_are_refused_by_key() {
 #[test]
 fn a_damaged_charsmap_is_an_error() {
     let keys = json!({"model": "t5", "tokens": ["<pad>", "</s>", "<unk>"], "scores": [0, 0, 0]});
-    for charsmap in [vec![1], vec![255; 8], vec![4, 0, 0, 0, 1, 2, 3, 4]] {
+    for charsmap in [vec![1], vec![255; 8], vec![255, 255, 255, 127, 0], vec![4, 0, 0, 0, 1, 2, 3, 4]] {
         let embedded = Embedded { precompiled_charsmap: charsmap, ..read(&keys) };
         // Some are found when read, some when used.
         if let Ok(tokenizer) = Tokenizer::from_embedded(&embedded, "model.gguf") {

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::super::{Kind, bert, padding_id, pre};
 use super::pieces::Pieces;
 use super::{Embedded, flat, kind_of, refused, scores};
+use crate::charsmap::base64;
 use crate::{Error, Tokenizer};
 
 /// Fills in `model` and what goes with it.
@@ -264,40 +265,4 @@ fn other_space(tokenizer: &Tokenizer) -> Option<char> {
         splits.iter().any(|(text, _, _)| text.chars().any(|c| c.is_whitespace() && c != ' '))
     };
     spaces.into_iter().find(left)
-}
-
-/// The bytes of a text in base64 (RFC 4648).
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut held) = (0_u32, 0);
-    for c in text.trim_end_matches('=').bytes() {
-        let six = match c {
-            b'A'..=b'Z' => c - b'A',
-            b'a'..=b'z' => c - b'a' + 26,
-            b'0'..=b'9' => c - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(six);
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            bytes.push((bits >> held & 0xFF) as u8);
-        }
-    }
-    Some(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::base64;
-
-    #[test]
-    fn base64_by_the_examples_of_its_specification() {
-        for (text, bytes) in [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYmFy", "foobar")] {
-            assert_eq!(base64(text).as_deref(), Some(bytes.as_bytes()));
-        }
-        assert_eq!(base64("Zm9_"), None);
-    }
 }
