@@ -2,6 +2,7 @@
 
 mod directory;
 pub(crate) mod gguf;
+mod metadata;
 mod model;
 mod pieces;
 pub(crate) mod safetensors;

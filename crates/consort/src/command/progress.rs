@@ -11,12 +11,13 @@ pub(super) struct Progress {
     start: Instant,
     last: Option<Instant>,
     terminal: bool,
+    unfinished: bool,
 }
 
 impl Progress {
     /// `what` is being done.
     pub(super) fn new(what: &'static str) -> Self {
-        Self { what, start: Instant::now(), last: None, terminal: stderr().is_terminal() }
+        Self { what, start: Instant::now(), last: None, terminal: stderr().is_terminal(), unfinished: false }
     }
 
     /// `done` of `all`, in `unit`s.
@@ -30,11 +31,21 @@ impl Progress {
             return;
         }
         self.last = Some(Instant::now());
+        self.unfinished = !end;
         let _ = write!(stderr(), "\r{} {done}/{all}{unit} {}", self.what, if end { "\n" } else { "" });
     }
 
     /// Bytes, in MiB.
     pub(super) fn bytes(&mut self, done: u64, all: u64) {
         self.tell(done.div_ceil(1 << 20), all.div_ceil(1 << 20), " MiB");
+    }
+}
+
+impl Drop for Progress {
+    /// What follows begins on a line of its own.
+    fn drop(&mut self) {
+        if self.unfinished {
+            let _ = writeln!(stderr());
+        }
     }
 }
