@@ -36,6 +36,8 @@ pub struct Model {
     pub generation: GenerationConfig,
     /// The tokenizer inside a GGUF file; directories have theirs in files of their own.
     pub vocabulary: Option<Vocabulary>,
+    /// What a GGUF file says of itself in words: name, author, licence … by their keys without `general.` in front.
+    pub about: Vec<(String, String)>,
     /// Tensors of the files that nothing needs, except for buffers and second names that hold nothing of their own.
     pub unused: Vec<String>,
     /// Stored element types of the weights in use, the most frequent first: `bf16`, `q4_k + q6_k + f32`.
@@ -143,7 +145,17 @@ fn open_json(directory: &Path, path: &Path) -> Result<Model, Error> {
         None => GenerationConfig::read(&reader)?,
     };
     let family = family.model_type.to_owned();
-    Ok(Model { config: mapping.config, family, weights, generation, vocabulary: None, unused, dtype, parameters })
+    Ok(Model {
+        config: mapping.config,
+        family,
+        weights,
+        generation,
+        vocabulary: None,
+        about: Vec::new(),
+        unused,
+        dtype,
+        parameters,
+    })
 }
 
 fn open_native(directory: &Path, path: &Path) -> Result<Model, Error> {
@@ -155,7 +167,17 @@ fn open_native(directory: &Path, path: &Path) -> Result<Model, Error> {
     let Filled { weights, unused, dtype, parameters } = fill(&mapping, &tensors, &show(directory), NATIVE)?;
     let generation = read_generation(directory)?.unwrap_or_default();
     let family = "consort".to_owned();
-    Ok(Model { config: mapping.config, family, weights, generation, vocabulary: None, unused, dtype, parameters })
+    Ok(Model {
+        config: mapping.config,
+        family,
+        weights,
+        generation,
+        vocabulary: None,
+        about: Vec::new(),
+        unused,
+        dtype,
+        parameters,
+    })
 }
 
 /// The core's own checks, in the name of the file that the values come from.

@@ -89,6 +89,22 @@ impl<'a> Metadata<'a> {
         }
     }
 
+    /// The short texts that say what the file is, for people, by their keys without `general.` in front.
+    pub(crate) fn about(&self) -> Vec<(String, String)> {
+        const PREFIX: &str = "general.";
+        /// What is longer is no name and no licence's.
+        const LONGEST: usize = 4096;
+        let entries = self.entries.range(PREFIX..).take_while(|(key, _)| key.starts_with(PREFIX));
+        let told = entries.filter_map(|(key, value)| match value {
+            Value::Text(bytes) if bytes.len() <= LONGEST => {
+                Some((key.strip_prefix(PREFIX)?, std::str::from_utf8(bytes).ok()?))
+            }
+            _ => None,
+        });
+        let own = |key: &str| !matches!(key, "architecture" | "type");
+        told.filter(|(key, _)| own(key)).map(|(key, text)| (key.to_owned(), text.to_owned())).collect()
+    }
+
     /// An array of what `is` says that it is.
     fn array(&self, key: &str, expected: &str, is: impl Fn(Kind) -> bool) -> Result<Option<Array<'a>>, Error> {
         match self.get(key) {

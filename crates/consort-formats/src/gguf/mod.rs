@@ -108,7 +108,7 @@ pub(crate) fn read(parts: &[Part]) -> Result<Model, Error> {
     let generation = GenerationConfig::read(&reader)?;
     let family = family.model_type.to_owned();
     let config: TransformerConfig = mapping.config;
-    Ok(Model { config, family, weights, generation, vocabulary, unused, dtype, parameters })
+    Ok(Model { config, family, weights, generation, vocabulary, about: metadata.about(), unused, dtype, parameters })
 }
 
 const EMBEDDING: &str = "token_embd.weight";

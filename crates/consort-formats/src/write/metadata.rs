@@ -25,11 +25,12 @@ pub(super) fn metadata(
     let mut all = vec![
         ("general.architecture".to_owned(), Value::Text(architecture.name.to_owned())),
         ("general.type".to_owned(), Value::Text("model".to_owned())),
-        ("general.name".to_owned(), Value::Text(parts.name.to_owned())),
         ("general.file_type".to_owned(), Value::U32(file_type(dtype))),
         // That of the block formats; there has been no other since 2023.
         ("general.quantization_version".to_owned(), Value::U32(2)),
     ];
+    let told = |(key, text): &(String, String)| (format!("general.{key}"), Value::Text(text.clone()));
+    all.extend(parts.about.iter().map(told));
     for key in architecture.keys.iter().copied().flatten() {
         let inside = key.json.split('.').try_fold(&exported.json, |value, part| value.get(part));
         let value = match (key.kind, inside) {

@@ -44,8 +44,8 @@ pub struct Written {
 pub struct Parts<'a> {
     /// The transformer.
     pub config: &'a TransformerConfig,
-    /// A name for people.
-    pub name: &'a str,
+    /// What it is, for people, as [`Model::about`](crate::Model::about) has it: `name`, `license` …
+    pub about: &'a [(String, String)],
     /// The tokenizer; without one the file says so.
     pub vocabulary: Option<&'a Vocabulary>,
     /// The token that an encoder-decoder's target begins with.
@@ -253,7 +253,12 @@ mod tests {
     }
 
     fn write(model: &Model, path: &Path, dtype: WeightDType) -> Result<Written, Error> {
-        let parts = Parts { config: &model.config, name: "golden", vocabulary: None, decoder_start: Some(0) };
+        let parts = Parts {
+            config: &model.config,
+            about: &[("name".into(), "golden".into())],
+            vocabulary: None,
+            decoder_start: Some(0),
+        };
         write_gguf(path, parts, &model.weights, dtype, &mut |_, _| true)
     }
 
@@ -291,6 +296,7 @@ mod tests {
             architectures.insert(written.architecture.clone());
             names.insert(name.clone());
             let again = crate::open(&path).unwrap();
+            assert_eq!(again.about, [("name".to_owned(), "golden".to_owned())]);
             assert!(again.unused.is_empty(), "{name}: {:?}", again.unused);
             assert_eq!(again.dtype, "f32", "{name}");
             for (slot, other) in again.weights.iter() {

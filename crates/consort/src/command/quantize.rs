@@ -65,10 +65,14 @@ impl Quantize {
             progress.bytes(done, all);
             !interrupt::asked()
         };
-        let name = open.path().file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let mut about = open.files().about.clone();
+        if !about.iter().any(|(key, _)| key == "name") {
+            let name = open.path().file_stem().map(|name| name.to_string_lossy().into_owned());
+            about.push(("name".to_owned(), name.unwrap_or_default()));
+        }
         let parts = Parts {
             config: open.config(),
-            name: &name,
+            about: &about,
             vocabulary: embedded.as_ref(),
             decoder_start: open.generation().decoder_start_token_id,
         };

@@ -38,8 +38,13 @@ impl Synth {
         let gguf = self.out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
         let family = if gguf {
             let name = self.config.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let parts =
-                Parts { config: &config, name: &name, vocabulary: Some(&vocabulary(&config)), decoder_start: Some(0) };
+            let about = [("name".to_owned(), name)];
+            let parts = Parts {
+                config: &config,
+                about: &about,
+                vocabulary: Some(&vocabulary(&config)),
+                decoder_start: Some(0),
+            };
             write_gguf(&self.out, parts, &weights, self.dtype, &mut tell)?.architecture
         } else {
             write_directory(&self.out, &config, &weights, self.dtype, &mut tell)?
