@@ -129,7 +129,7 @@ pub fn main() -> ExitCode {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            note(format_args!("error: {}", one_line(format_args!("{error:#}"))));
+            note(format_args!("error: {}", one_line(whole(&error))));
             if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
         // The hook has said it.
@@ -152,6 +152,15 @@ impl std::error::Error for Usage {}
 /// A line for standard error. That nobody reads it is no failure.
 fn note(line: impl Display) {
     let _ = writeln!(stderr(), "{line}");
+}
+
+/// An error and its causes, but for those that it has named already.
+fn whole(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.contains(&cause) {
+        true => text,
+        false if text.is_empty() => cause,
+        false => format!("{text}: {cause}"),
+    })
 }
 
 /// The text on one line, whatever a file or a prompt put into it.
