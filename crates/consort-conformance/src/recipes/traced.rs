@@ -171,7 +171,7 @@ const MODELS: [Model; 8] = [
 ];
 
 /// Products of the goldens: inputs and outputs, whether a bias and a residual are added.
-const GOLDEN_PRODUCTS: [([usize; 2], bool, bool); 57] = [
+const GOLDEN_PRODUCTS: [([usize; 2], bool, bool); 71] = [
     ([24, 24], true, false),
     ([24, 24], true, true),
     ([24, 27], false, true),
@@ -229,10 +229,37 @@ const GOLDEN_PRODUCTS: [([usize; 2], bool, bool); 57] = [
     ([60, 36], false, false),
     ([72, 24], false, true),
     ([96, 24], false, true),
+    ([36, 48], false, false),
+    ([36, 144], true, false),
+    ([36, 144], false, false),
+    ([48, 48], false, true),
+    ([48, 52], true, false),
+    ([48, 131], false, false),
+    ([48, 144], false, false),
+    ([52, 48], true, true),
+    ([144, 36], true, true),
+    ([144, 36], false, true),
+    ([256, 131], false, false),
+    ([256, 256], false, true),
+    ([256, 384], false, false),
+    ([256, 512], false, false),
 ];
 /// H, K and C of the goldens.
-const GOLDEN_HEADS: [[usize; 3]; 9] =
-    [[3, 3, 8], [4, 4, 6], [6, 6, 4], [6, 6, 6], [6, 2, 6], [6, 2, 10], [6, 2, 12], [6, 2, 16], [4, 4, 9]];
+const GOLDEN_HEADS: [[usize; 3]; 11] = [
+    [3, 3, 8],
+    [4, 4, 6],
+    [6, 6, 4],
+    [6, 6, 6],
+    [6, 2, 6],
+    [6, 2, 10],
+    [6, 2, 12],
+    [6, 2, 16],
+    [4, 4, 9],
+    [6, 1, 6],
+    [4, 1, 64],
+];
+/// Of those that rotate a part of each head: H or K, C and P.
+const GOLDEN_PARTS: [[usize; 3]; 4] = [[2, 6, 2], [4, 9, 2], [4, 12, 3], [6, 6, 2]];
 /// Tokens of the prompt.
 const PROMPT: usize = 7;
 /// Weights of more elements are left to the full sweep; of still more, kept in blocks, and not swept backwards.
@@ -263,6 +290,11 @@ pub(super) fn sweep(op: &str, sweep: &mut Sweep) {
         for [heads, key_heads, width] in GOLDEN_HEADS {
             of_heads(op, [heads, key_heads, width], rows, &json!({"scale": 0.5, "mask": "causal"}), &mut add);
         }
+        for [heads, width, pairs] in GOLDEN_PARTS {
+            if op == "rotary" {
+                add(rotary([rows, heads, width], pairs), true);
+            }
+        }
     }
 }
 
@@ -273,6 +305,11 @@ fn linear([rows, inputs, outputs]: [usize; 3], bias: bool, residual: bool, activ
     let recipe = recipe.attribute("activation", activation);
     let recipe = if bias { recipe } else { recipe.without("bias") };
     if residual { recipe } else { recipe.without("residual") }
+}
+
+fn rotary([rows, heads, width]: [usize; 3], pairs: usize) -> Recipe {
+    let sizes = [("T", rows), ("H", heads), ("C", width), ("N", rows), ("P", pairs)];
+    Recipe::new("rotary").dims(sizes).attribute("pairing", "halves").fill(Fill::Permuted)
 }
 
 /// The cache of one sequence in blocks as the core has them: `rows` that end at `length`.
@@ -310,8 +347,7 @@ fn of_heads(op: &str, [heads, key_heads, width]: [usize; 3], rows: usize, attrib
         }
         "rotary" => {
             for heads in [heads, key_heads] {
-                let sizes = [("T", rows), ("H", heads), ("C", width), ("N", rows), ("P", width / 2)];
-                add(Recipe::new(op).dims(sizes).attribute("pairing", "halves").fill(Fill::Permuted), true);
+                add(rotary([rows, heads, width], width / 2), true);
             }
         }
         "softmax" => add(Recipe::new(op).shape("x", &[key_heads, heads / key_heads, 1, PROMPT]), true),
