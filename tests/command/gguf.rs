@@ -208,7 +208,7 @@ fn refused() -> Vec<Trial> {
         ),
         (
             "text_without_a_tokenizer",
-            vec!["quantize", "--model", "BLOCKS", "--dtype", "q8_0", "--out", "OUT/x.gguf", "--text", "BLOCKS"],
+            vec!["quantize", "--model", "BLOCKS", "--dtype", "q8_0", "--out", "OUT/x.gguf", "--text", "CONFIG"],
             vec!["--text needs a tokenizer", "no tokenizer in this file"],
         ),
         (

@@ -7,6 +7,8 @@ use crate::{Error, ForwardInput, Model, NamedTensor};
 /// What [`divergence`] found.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Divergence {
+    /// Sequences compared.
+    pub sequences: usize,
     /// Positions compared.
     pub positions: usize,
     /// Mean over positions of `Σ p · ln(p / q)`, p the first model's probabilities and q the second's, in nats.
@@ -39,9 +41,13 @@ pub fn divergence(
         }
         let input = input(one, tokens)?;
         let targets = if input.decoder_tokens.is_empty() { tokens.get(1..) } else { Some(*tokens) }.unwrap_or_default();
+        sum.sequences += 1;
         let (p, q) = (log_probabilities(one, &input)?, log_probabilities(other, &input)?);
         for (row, (p, q)) in p.iter().zip(&q).enumerate() {
             let apart: f64 = p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum();
+            if !apart.is_finite() {
+                return Err(Error::Choice("logits are not finite numbers: the models cannot be compared".to_owned()));
+            }
             // Never below 0 but for rounding.
             let apart = apart.max(0.0);
             sum.positions += 1;

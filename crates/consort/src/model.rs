@@ -50,7 +50,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads and checks a model directory. A tokenizer that cannot be read is an error only once text is needed.
+    /// Reads and checks a model directory or a GGUF file. A tokenizer that cannot be read is an error only once text is needed.
     ///
     /// # Errors
     /// [`Error::Format`]: one line that names the file, what was expected and found.
@@ -190,10 +190,14 @@ impl OpenModel {
         let chat = self.chat_template()?;
         let Converted { mut embedded, differences } =
             self.usable_tokenizer()?.to_embedded(self.source_vocabulary(), chat.as_ref())?;
-        // What else ends a text ends a turn.
-        let mut ends = self.files.generation.eos_token_ids.iter().copied();
-        embedded.eos = embedded.eos.or_else(|| ends.next());
-        embedded.eot = embedded.eot.or_else(|| ends.find(|&end| Some(end) != embedded.eos));
+        // The model's own ends go before the tokenizer's; three have keys.
+        let ends = &self.files.generation.eos_token_ids;
+        let (mut places, mut differences) = (ends.iter().copied(), differences);
+        if !ends.is_empty() {
+            (embedded.eos, embedded.eot, embedded.eom) = (places.next(), places.next(), places.next());
+        }
+        differences
+            .extend(places.map(|end| format!("token {end} ends a text too: GGUF has three keys for such tokens")));
         Ok((Some(vocabulary(embedded)), differences))
     }
 
@@ -334,7 +338,8 @@ impl OpenModel {
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn load_with(self, options: LoadOptions<'_>) -> Result<Model, Error> {
+    pub fn load_with(self, mut options: LoadOptions<'_>) -> Result<Model, Error> {
+        options.dtype = options.dtype.map(|name| name.to_ascii_lowercase());
         let Entry { info: backend, load } = backends::find(options.backend.as_deref())?;
         let dtype = options.dtype.as_deref();
         if let Some(dtype) = dtype

@@ -47,11 +47,14 @@ impl RandomWeights {
 }
 
 impl Weights for RandomWeights {
-    /// The slot's weight, in f32.
+    /// The slot's weight, in f32; none where there is no memory for it.
     fn stored(&self, slot: &str) -> Option<StoredTensor> {
         let &(stream, shape) = self.slots.get(slot)?;
         let elements = shape[0].checked_mul(shape[1])?;
-        let mut bytes = vec![0; elements.checked_mul(DType::F32.size())?];
+        let size = elements.checked_mul(DType::F32.size())?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(size).ok()?; // a caller without a weight says which
+        bytes.resize(size, 0);
         match self.constant(slot) {
             Some(constant) => bytes.chunks_exact_mut(4).for_each(|one| one.copy_from_slice(&constant.to_le_bytes())),
             None => fill(&mut bytes, self.seed, stream),

@@ -314,12 +314,56 @@ fn scale_frequencies(metadata: &Metadata<'_>, config: &mut Config, frequencies: 
     Ok(())
 }
 
+/// Tokens that end a text or a turn whatever ids a file names, if they are special in it: llama.cpp's list
+/// (`llama-vocab.cpp`).
+const ENDS: &[&str] = &[
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "<｜end▁of▁sentence｜>",
+    "[e~[",
+];
+
+fn ends_by_text(metadata: &Metadata<'_>) -> Result<Vec<usize>, Error> {
+    let kinds = metadata.integers("tokenizer.ggml.token_type")?.unwrap_or_default();
+    let Some(tokens) = metadata.texts("tokenizer.ggml.tokens")? else { return Ok(Vec::new()) };
+    // 3: control, 4: added by users.
+    let special = |place: usize| matches!(kinds.get(place), Some(3 | 4));
+    let ends = tokens
+        .read()
+        .enumerate()
+        .filter(|(place, token)| special(*place) && token.is_ok_and(|text| ENDS.contains(&text)));
+    Ok(ends.map(|(place, _)| place).collect())
+}
+
 /// What generation needs of the special tokens. A turn's end ends a text as well.
 fn tokens(architecture: &Architecture, metadata: &Metadata<'_>, config: &mut Config, rows: usize) -> Result<(), Error> {
     let key = |name: &str| format!("tokenizer.ggml.{name}_token_id");
     let mut ends: Vec<u32> = Vec::new();
     for name in ["eos", "eot", "eom"] {
         ends.extend(token(metadata, &key(name), rows)?.filter(|id| !ends.contains(id)));
+    }
+    for id in ends_by_text(metadata)? {
+        if id < rows && !ends.contains(&(id as u32)) {
+            ends.push(id as u32);
+        }
     }
     config.set("eos_token_id", key("eos"), Value::from(ends));
     let start = full(architecture, ".decoder_start_token_id");

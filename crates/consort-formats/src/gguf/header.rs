@@ -197,6 +197,10 @@ fn read_tensors<'a>(file: &str, cursor: &mut Cursor<'a>, count: usize) -> Result
             let what = format!("rows of {row} elements are no whole blocks of {} as {}", kind.block, kind.name());
             return Err(error(what));
         }
+        // Sizes of 1 that are outermost say nothing.
+        while shape.len() > 1 && shape.last() == Some(&1) {
+            shape.pop();
+        }
         shape.reverse();
         let elements = shape.iter().try_fold(1u64, |product, &dimension| product.checked_mul(dimension as u64));
         let Some(length) = elements.and_then(|elements| (elements / kind.block).checked_mul(kind.bytes)) else {

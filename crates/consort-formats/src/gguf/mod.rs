@@ -27,7 +27,7 @@ use self::{
 };
 pub(crate) use self::{
     header::is_ours,
-    split::{first_part, missing, parts},
+    split::{first_part, is_part, missing, parts},
 };
 use crate::{
     directory::{Model, check},

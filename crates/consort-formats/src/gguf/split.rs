@@ -34,6 +34,12 @@ fn numbers(name: &str) -> Option<(&str, usize, usize)> {
     Some((stem, digits(number)?, digits(count)?))
 }
 
+/// Whether a file of this name is read as one part of several.
+pub(crate) fn is_part(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.and_then(numbers).is_some_and(|(_, _, count)| count > 1)
+}
+
 /// The name of a model's first part, by that of any.
 pub(crate) fn first_part(name: String) -> String {
     match numbers(&name) {

@@ -30,7 +30,9 @@ pub(super) fn metadata(
         ("general.quantization_version".to_owned(), Value::U32(2)),
     ];
     let told = |(key, text): &(String, String)| (format!("general.{key}"), Value::Text(text.clone()));
-    all.extend(parts.about.iter().map(told));
+    let new = |(key, _): &(String, Value)| all.iter().all(|(known, _)| known != key);
+    let about: Vec<_> = parts.about.iter().map(told).filter(new).collect();
+    all.extend(about);
     for key in architecture.keys.iter().copied().flatten() {
         let inside = key.json.split('.').try_fold(&exported.json, |value, part| value.get(part));
         let value = match (key.kind, inside) {

@@ -32,9 +32,14 @@ pub(crate) fn whole_file(
     write: impl FnOnce(&mut BufWriter<&File>) -> Result<(), Error>,
     check: &dyn Fn(&Path) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    if fs::metadata(path).is_ok_and(|kind| kind.is_dir()) {
-        return Err(Error::path(path, "is a directory: give a file to write"));
+    match fs::metadata(path) {
+        Ok(kind) if kind.is_dir() => return Err(Error::path(path, "is a directory: give a file to write")),
+        Ok(kind) if !kind.is_file() => return Err(Error::path(path, "is no regular file: give another to write")),
+        _ => {}
     }
+    // What a link stands for is replaced, and not the link.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = target.as_path();
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {
         return Err(Error::path(path, format!("there is no folder '{}' to write it in", show(folder))));

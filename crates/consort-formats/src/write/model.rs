@@ -18,6 +18,7 @@ use crate::{
     families::export::{Exported, difference, export},
     gguf::{
         architectures::{self, Architecture},
+        is_part,
         names::{Kept, from_file, to_file},
         vocabulary::Vocabulary,
     },
@@ -35,6 +36,10 @@ pub struct Written {
     pub parameters: u64,
     /// Bytes of the file's weights.
     pub bytes: u64,
+    /// Matrices.
+    pub matrices: usize,
+    /// Of these, those whose rows are no whole blocks of the type that was asked for.
+    pub other: usize,
     /// What GGUF has no place for.
     pub dropped: Vec<String>,
 }
@@ -57,7 +62,7 @@ pub struct Parts<'a> {
 ///
 /// # Errors
 /// [`Error::Path`] for a transformer that GGUF has no place for; [`Error::Io`] when the system refuses;
-/// [`Error::Malformed`] for weights that `dtype` cannot hold; [`Error::Stopped`]. In all cases there is no file.
+/// [`Error::Malformed`] for weights that `dtype` cannot hold; [`Error::Stopped`]. In all cases `path` stays as it was.
 pub fn write_gguf(
     path: &Path,
     parts: Parts<'_>,
@@ -65,6 +70,9 @@ pub fn write_gguf(
     dtype: WeightDType,
     progress: Progress<'_>,
 ) -> Result<Written, Error> {
+    if is_part(path) {
+        return Err(Error::path(path, "is the name of a part of several: the model is written as one file"));
+    }
     let mut config = parts.config.clone();
     let mut dropped = Vec::new();
     if config.decoder.is_none() && config.head.take().is_some() {
@@ -101,7 +109,12 @@ pub fn write_gguf(
         }
     }
     let check = |written: &Path| {
-        let mut again = crate::open(written)?.config;
+        // What is wrong is wrong with the file that was asked for.
+        let named = |error: Error| {
+            let what = error.to_string().replace(&format!("{}: ", show(written)), "");
+            Error::path(path, format!("cannot be read again: {what}"))
+        };
+        let mut again = crate::open(written).map_err(named)?.config;
         same_frequencies(&config, &mut again);
         match difference(&config, &again) {
             None => Ok(()),
@@ -114,6 +127,7 @@ pub fn write_gguf(
     for tensor in &tensors {
         *sizes.entry(tensor.dtype).or_default() += tensor.sizes.iter().product::<usize>() as u64;
     }
+    let matrices = || plan.iter().filter(|planned| planned.matrix).map(Planned::tensor);
     let mut types: Vec<(WeightDType, u64)> = sizes.into_iter().collect();
     types.sort_by_key(|&(_, elements)| std::cmp::Reverse(elements));
     Ok(Written {
@@ -121,6 +135,8 @@ pub fn write_gguf(
         dtype: types.iter().map(|(dtype, _)| dtype.name()).collect::<Vec<_>>().join(" + "),
         parameters: types.iter().map(|&(_, elements)| elements).sum(),
         bytes: tensors.iter().map(|tensor| tensor.bytes() as u64).sum(),
+        matrices: matrices().count(),
+        other: matrices().filter(|tensor| tensor.sizes.last().is_some_and(|row| row % dtype.block() != 0)).count(),
         dropped,
     })
 }
@@ -146,6 +162,8 @@ struct Planned {
     /// Heads whose rows are interleaved.
     head_width: usize,
     plus_one: bool,
+    /// A matrix, rather than a vector or a small table.
+    matrix: bool,
 }
 
 impl Planned {
@@ -212,16 +230,14 @@ fn plan(
         let kept = from_file(architecture.tensors, &name).map_or(Kept::Same, |(_, row)| row.kept);
         let [outputs, inputs] = slot.shape;
         let table = ["positions.weight", "token_types.weight", "relative_bias.weight"];
-        let dtype = if outputs == 1 || table.iter().any(|table| slot.name.ends_with(table)) {
-            WeightDType::F32
-        } else {
-            dtype.mixed(head == Some(slot.name.as_str()), inputs)
-        };
+        let matrix = outputs > 1 && !table.iter().any(|table| slot.name.ends_with(table));
+        let makes_logits = head == Some(slot.name.as_str());
+        let dtype = if matrix { dtype.mixed(makes_logits, inputs) } else { WeightDType::F32 };
         let plus_one = architecture.norms_plus_one && unit_offset && slot.name.ends_with("norm.weight");
         let part = (slot.name, slot.shape, kept);
         match planned.iter_mut().find(|one| one.name == name) {
             Some(one) => one.slots.push(part),
-            None => planned.push(Planned { name, dtype, slots: vec![part], head_width, plus_one }),
+            None => planned.push(Planned { name, dtype, slots: vec![part], head_width, plus_one, matrix }),
         }
     }
     Ok(planned)

@@ -55,5 +55,5 @@ fn encode_each(pieces: &[(&StoredTensor, StoredTensor)], dtype: WeightDType) -> 
 }
 
 fn weight(file: &str, error: &consort_core::Error) -> Error {
-    Error::malformed(file, printable(&error.to_string()))
+    Error::malformed(file, format!("cannot be written: {}", printable(&error.to_string())))
 }

@@ -50,6 +50,13 @@ impl Quantize {
         if self.text.is_some() && self.tokens > 0 {
             open.usable_tokenizer().context("--text needs a tokenizer")?;
         }
+        crate::backends::choose(self.backend.as_deref())?;
+        if self.tokens == 1 {
+            bail!("--tokens 1: two are the least that can be measured; 0 leaves the measuring out");
+        }
+        if !open.files().unused.is_empty() {
+            note(format_args!("unused tensors, left out: {}", open.files().unused.join(", ")));
+        }
         let (embedded, differences) = match self.without_tokenizer {
             true => (None, Vec::new()),
             false => open.embedded_tokenizer().map_err(|error| {
@@ -88,6 +95,15 @@ impl Quantize {
             written.dtype,
             written.bytes.div_ceil(1 << 20),
         ));
+        if written.other > 0 {
+            note(format_args!(
+                "{} of {} matrices have rows that are no whole blocks of {} as {}: kept in the next type that fits",
+                written.other,
+                written.matrices,
+                self.dtype.block(),
+                self.dtype,
+            ));
+        }
         if self.tokens > 0 {
             self.measure(open, &text)?;
         }
@@ -119,6 +135,14 @@ impl Quantize {
             progress.tell(done as u64, sequences.len() as u64, " sequences");
             !interrupt::asked()
         })?;
+        drop(progress);
+        if found.sequences < sequences.len() {
+            bail!(
+                "stopped while measuring, after {} of {} sequences; the file is written",
+                found.sequences,
+                sequences.len()
+            );
+        }
         println!(
             "KL divergence {:.6} nats a token over {} tokens (at most {:.4}); the same first choice at {:.1} %; \
              perplexity {:.3}, before {:.3}",

@@ -68,8 +68,8 @@ fn vocabulary(config: &TransformerConfig) -> Vocabulary {
         scores: vec![0.0; rows],
         kinds,
         unk: Some(0),
-        bos: Some(1),
-        eos: Some(2),
+        bos: (rows > 1).then_some(1),
+        eos: (rows > 2).then_some(2),
         ..Vocabulary::default()
     }
 }

@@ -1,6 +1,6 @@
 //! BERT: an encoder without pooler and without its masked-token head, which conversion leaves out.
 
-use super::{Absent, Architecture, Constant, Key, Rotary, USUAL, count, number};
+use super::{ALL, Absent, Architecture, Constant, IN_SEQUENCE, Key, NO_LINEAR_BIAS, NOT_CAUSAL, Rotary, count, number};
 use crate::gguf::names::{Name, same};
 
 pub(super) const BERT: Architecture = Architecture {
@@ -9,7 +9,7 @@ pub(super) const BERT: Architecture = Architecture {
     keys: &[KEYS],
     constants: &[("hidden_act", Constant::Text("gelu"))],
     switches: &[],
-    only: USUAL,
+    only: &[ALL, NOT_CAUSAL, NO_LINEAR_BIAS, IN_SEQUENCE],
     derived: None,
     rotary: Rotary::None,
     window_pattern: None,

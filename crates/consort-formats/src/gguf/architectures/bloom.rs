@@ -1,6 +1,6 @@
 //! BLOOM: query, key and value one after the other, where a directory has them head by head.
 
-use super::{ALL, Absent, Architecture, IN_SEQUENCE, Key, Only, Rotary, count, number};
+use super::{ALL, Absent, Architecture, CAUSAL, IN_SEQUENCE, Key, Only, Rotary, count, number};
 use crate::gguf::names::{Kept, Name, kept, same};
 
 pub(super) const BLOOM: Architecture = Architecture {
@@ -9,7 +9,7 @@ pub(super) const BLOOM: Architecture = Architecture {
     keys: &[KEYS],
     constants: &[],
     switches: &[],
-    only: &[ALL, LINEAR_BIAS, IN_SEQUENCE],
+    only: &[ALL, CAUSAL, LINEAR_BIAS, IN_SEQUENCE],
     derived: None,
     rotary: Rotary::None,
     window_pattern: None,

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{ALL, Absent, Architecture, Constant, Key, NO_LINEAR_BIAS, Rotary, Switch, count, flag, number};
+use super::{ALL, Absent, Architecture, CAUSAL, Constant, Key, NO_LINEAR_BIAS, Rotary, Switch, count, flag, number};
 use crate::gguf::{
     config::Config,
     names::{Kept, Name, kept, same},
@@ -19,7 +19,7 @@ pub(super) const GPT_NEOX: Architecture = Architecture {
         present: Constant::Flag(true),
         absent: Constant::Flag(false),
     }],
-    only: &[ALL, NO_LINEAR_BIAS],
+    only: &[ALL, CAUSAL, NO_LINEAR_BIAS],
     derived: Some(("hidden_act", activation)),
     rotary: Rotary::Part("rotary_pct"),
     window_pattern: None,

@@ -192,7 +192,12 @@ const RMS_NORM: &[Key] = &[number(".attention.layer_norm_rms_epsilon", "rms_norm
 
 /// Keys that change the transformer, by the value that changes nothing. Those of experts and of heads that are no part of
 /// any family here among them.
-const USUAL: &[&[(&str, Only)]] = &[ALL, NO_LINEAR_BIAS, IN_SEQUENCE];
+const USUAL: &[&[(&str, Only)]] = &[ALL, CAUSAL, NO_LINEAR_BIAS, IN_SEQUENCE];
+
+/// Of decoders; files made for embedding have some that see what follows.
+const CAUSAL: &[(&str, Only)] = &[(".attention.causal", Only::Flag(true))];
+
+const NOT_CAUSAL: &[(&str, Only)] = &[(".attention.causal", Only::Flag(false))];
 
 const ALL: &[(&str, Only)] = &[
     (".expert_count", Only::Count(0)),

@@ -1,7 +1,9 @@
 //! T5, T5 1.1 and Flan-T5, and their encoders alone. A file says neither what the feed-forward network computes nor
 //! whether the head is scaled: a gate means GELU and no gate ReLU, and the original, whose head is the embedding, scales.
 
-use super::{Absent, Architecture, Constant, Key, Rotary, Switch, USUAL, count, number};
+use super::{
+    ALL, Absent, Architecture, Constant, IN_SEQUENCE, Key, NO_LINEAR_BIAS, Rotary, Switch, USUAL, count, number,
+};
 use crate::gguf::names::{Name, same};
 
 pub(super) const T5: Architecture = Architecture {
@@ -30,6 +32,7 @@ pub(super) const T5: Architecture = Architecture {
 
 pub(super) const T5_ENCODER: Architecture = Architecture {
     name: "t5encoder",
+    only: &[ALL, NO_LINEAR_BIAS, IN_SEQUENCE],
     constants: &[
         ("relative_attention_max_distance", Constant::Count(128)),
         ("architectures", Constant::List("T5EncoderModel")),
