@@ -51,7 +51,8 @@ macro_rules! backends {
 
 // Fastest first. `cargo xtask new-backend` adds a line at the end.
 backends! {
-    "scalar" ["f32", "bf16", "f16", "q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "q5_1", "q5_0", "q4_1", "q4_0", "f64"]
+    "scalar"
+        ["f32", "bf16", "f16", "q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "q5_1", "q5_0", "q4_1", "q4_0", "f64"]
         ["f32", "bf16", "int8"]
         "reference on one core: f32, or f64 as the oracle; exact and slow" => scalar;
 }
