@@ -14,6 +14,7 @@ use crate::{
     },
 };
 
+/// Every key of the file, those that all files have first; `dtype` is what most of its weights are kept as.
 pub(super) fn metadata(
     exported: &Exported,
     architecture: &Architecture,

@@ -6,7 +6,11 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use consort_core::{StoredTensor, TransformerConfig, WeightDType, model::Weights};
+use consort_core::{
+    StoredTensor, TransformerConfig, WeightDType,
+    config::{AttentionPositions, StackConfig},
+    model::Weights,
+};
 
 use super::{
     Progress,
@@ -248,9 +252,12 @@ fn same_frequencies(config: &TransformerConfig, again: &mut TransformerConfig) {
     let (Some(divisors), Some(found)) = (frequencies(config), frequencies(again)) else { return };
     let close = |(a, b): (f64, f64)| (a - b).abs() <= 1e-6 * a.abs();
     if divisors.shape() == found.shape() && divisors.row(0).zip(found.row(0)).all(close) {
-        let positions = config.decoder.as_ref().map(|stack| stack.attention.positions);
-        if let (Some(stack), Some(positions)) = (&mut again.decoder, positions) {
-            stack.attention.positions = positions;
+        let positions = |stack: &StackConfig| stack.attention.positions;
+        if let (Some(AttentionPositions::Rotary(ours)), Some(stack)) =
+            (config.decoder.as_ref().map(positions), &mut again.decoder)
+            && let AttentionPositions::Rotary(found) = &mut stack.attention.positions
+        {
+            found.scaling = ours.scaling;
         }
     }
 }

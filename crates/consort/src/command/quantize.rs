@@ -8,7 +8,7 @@ use consort_core::WeightDType;
 use consort_formats::{Parts, write_gguf};
 
 use super::{ModelPath, interrupt, note, progress::Progress, weight_dtype};
-use crate::{LoadOptions, Model, divergence};
+use crate::{LoadOptions, Model, OpenModel, divergence};
 
 /// What the cost is measured on where no text is given.
 const TEXT: &str = include_str!("quantize.txt");
@@ -51,9 +51,7 @@ impl Quantize {
             open.usable_tokenizer().context("--text needs a tokenizer")?;
         }
         crate::backends::choose(self.backend.as_deref())?;
-        if self.tokens == 1 {
-            bail!("--tokens 1: two are the least that can be measured; 0 leaves the measuring out");
-        }
+        let tokens = if self.tokens > 0 { self.measured(&open, &text)? } else { Vec::new() };
         if !open.files().unused.is_empty() {
             note(format_args!("unused tensors, left out: {}", open.files().unused.join(", ")));
         }
@@ -104,30 +102,33 @@ impl Quantize {
                 self.dtype,
             ));
         }
-        if self.tokens > 0 {
-            self.measure(open, &text)?;
-        }
-        Ok(())
+        if tokens.is_empty() { Ok(()) } else { self.measure(open, &tokens) }
     }
 
-    fn measure(&self, open: crate::OpenModel, text: &str) -> Result<()> {
+    /// The tokens that the cost is measured on; none for a model that predicts nothing.
+    fn measured(&self, open: &OpenModel, text: &str) -> Result<Vec<u32>> {
         let config = open.config();
         // The head of an encoder alone has no place in GGUF.
         if config.head.is_none() || config.decoder.is_none() {
             note("the cost is not measured: a model without a head predicts nothing");
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let tokens = match open.usable_tokenizer() {
+        let mut tokens = match open.usable_tokenizer() {
             Ok(_) => open.encode(text)?,
-            Err(_) => drawn(&open, self.tokens),
+            Err(_) => drawn(open, self.tokens),
         };
+        tokens.truncate(self.tokens);
+        if tokens.len() < 2 {
+            bail!("{} tokens to measure the cost on: two are the least; --tokens 0 leaves it out", tokens.len());
+        }
+        Ok(tokens)
+    }
+
+    fn measure(&self, open: OpenModel, tokens: &[u32]) -> Result<()> {
+        let config = open.config();
         let context = [&config.encoder, &config.decoder].into_iter().flatten().filter_map(|stack| stack.context).min();
         let window = context.map_or(WINDOW, |context| context.min(WINDOW));
-        let tokens = &tokens[..tokens.len().min(self.tokens)];
         let sequences: Vec<&[u32]> = tokens.chunks(window).filter(|sequence| sequence.len() > 1).collect();
-        if sequences.is_empty() {
-            bail!("the text has {} tokens: two are the least that can be measured", tokens.len());
-        }
         let options = LoadOptions { backend: self.backend.clone(), ..LoadOptions::default() };
         let (one, other) = (open.load(&options)?, Model::open(&self.out)?.load(&options)?);
         let mut progress = Progress::new("measuring");
@@ -158,7 +159,7 @@ impl Quantize {
 }
 
 /// Token ids at random, for a model without a tokenizer.
-fn drawn(open: &crate::OpenModel, tokens: usize) -> Vec<u32> {
+fn drawn(open: &OpenModel, tokens: usize) -> Vec<u32> {
     note("no tokenizer: the cost is measured on random tokens");
     let config = open.config();
     let vocabulary = config.encoder.iter().chain(&config.decoder).map(|stack| stack.vocabulary).min().unwrap_or(1);
