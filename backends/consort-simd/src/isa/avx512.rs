@@ -23,6 +23,7 @@ impl Avx512 {
     }
 
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[inline(never)]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
         fn compiled<K: Kernel>(token: Avx512, kernel: K) -> K::Output {
             kernel.run(token)
@@ -49,9 +50,15 @@ impl Isa for Avx512 {
     const LANES: usize = 16;
     const FUSED: bool = true;
     const TILE_ROWS: usize = 14;
+    const INT8_ROWS: usize = 12;
     type F = __m512;
     type I = __m512i;
     type M = __mmask16;
+
+    #[inline(always)]
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+        self.run(kernel)
+    }
 
     instructions! {
         [] splat(x: f32) -> Self::F = _mm512_set1_ps(x);

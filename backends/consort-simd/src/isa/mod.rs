@@ -33,6 +33,8 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     const FUSED: bool;
     /// Rows of a [`tile`](crate::gemm::tile): twice as many sums as these must be held in registers, with a few to spare.
     const TILE_ROWS: usize;
+    /// As [`TILE_ROWS`](Self::TILE_ROWS), of a product of bytes, whose sums leave less room.
+    const INT8_ROWS: usize;
     /// Floats.
     type F: Copy;
     /// Whole numbers of 32 bits.
@@ -40,6 +42,8 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// A truth for each lane.
     type M: Copy;
 
+    /// Runs `kernel` compiled by itself, and not into the caller: for what many kernels share.
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output;
     fn splat(self, x: f32) -> Self::F;
     fn splat_i(self, x: i32) -> Self::I;
     /// Reads LANES floats.
