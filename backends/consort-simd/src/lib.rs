@@ -36,6 +36,7 @@ mod scatter_rows;
 mod select;
 mod softmax;
 mod storage;
+mod strided;
 mod team;
 mod unary;
 mod write;
