@@ -39,6 +39,7 @@ mod scratch;
 mod select;
 mod softmax;
 mod storage;
+mod strided;
 mod team;
 mod unary;
 mod write;

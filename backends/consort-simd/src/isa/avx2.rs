@@ -71,6 +71,7 @@ impl Isa for Avx2 {
             _mm_storeu_si128(to.cast(), packed)
         };
         [unsafe] load_f16(from: *const u16) -> Self::F = _mm256_cvtph_ps(_mm_loadu_si128(from.cast()));
+        [unsafe] store_f16(to: *mut u16, x: Self::F) = _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x));
         [] add(a: Self::F, b: Self::F) -> Self::F = _mm256_add_ps(a, b);
         [] sub(a: Self::F, b: Self::F) -> Self::F = _mm256_sub_ps(a, b);
         [] mul(a: Self::F, b: Self::F) -> Self::F = _mm256_mul_ps(a, b);

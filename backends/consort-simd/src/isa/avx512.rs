@@ -74,6 +74,7 @@ impl Isa for Avx512 {
         [unsafe] load_bf16(from: *const u16) -> Self::F = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()))));
         [unsafe] store_bf16(to: *mut u16, x: Self::F) = _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(to_bf16(x)));
         [unsafe] load_f16(from: *const u16) -> Self::F = _mm512_cvtph_ps(_mm256_loadu_si256(from.cast()));
+        [unsafe] store_f16(to: *mut u16, x: Self::F) = _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x));
         [] add(a: Self::F, b: Self::F) -> Self::F = _mm512_add_ps(a, b);
         [] sub(a: Self::F, b: Self::F) -> Self::F = _mm512_sub_ps(a, b);
         [] mul(a: Self::F, b: Self::F) -> Self::F = _mm512_mul_ps(a, b);

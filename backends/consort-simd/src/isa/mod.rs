@@ -68,6 +68,8 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     unsafe fn store_bf16(self, to: *mut u16, x: Self::F);
     /// Reads LANES f16.
     unsafe fn load_f16(self, from: *const u16) -> Self::F;
+    /// Writes LANES f16: to nearest even, NaN stays NaN.
+    unsafe fn store_f16(self, to: *mut u16, x: Self::F);
 
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;

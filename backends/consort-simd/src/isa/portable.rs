@@ -117,6 +117,13 @@ impl Isa for Portable {
         // SAFETY: the caller's promise.
         unsafe { read(from, |x| f16::from_bits(x).to_f32()) }
     }
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut u16, x: Self::F) {
+        for (lane, x) in x.into_iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { to.add(lane).write_unaligned(f16::from_f32(x).to_bits()) }
+        }
+    }
 
     #[inline(always)]
     fn add(self, a: Self::F, b: Self::F) -> Self::F {
