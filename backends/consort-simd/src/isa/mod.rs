@@ -117,6 +117,17 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// Of four bytes: `acc + Σ aᵢbᵢ`, a from 0 to 255, b from −128 to 127; exact.
     fn dot_u8_i8(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
 
+    /// `x · 2ⁿ` for whole n from −252 to 254, rounded once where `x · 2^(n/2)` is a normal number; NaN of NaNs.
+    #[inline(always)]
+    fn scale(self, x: Self::F, n: Self::F) -> Self::F {
+        // Two factors: 2ⁿ itself may be beyond the type where the product is not. 1.5 · 2²³ leaves n in the last bits.
+        let whole = self.splat(12_582_912.0);
+        let n = self.sub_i(self.bits(self.add(n, whole)), self.bits(whole));
+        let half = self.sub_i(self.shift_right::<1>(self.add_i(n, self.splat_i(512))), self.splat_i(256));
+        let power = |n| self.from_bits(self.shift_left::<23>(self.add_i(n, self.splat_i(127))));
+        self.mul(self.mul(x, power(half)), power(self.sub_i(n, half)))
+    }
+
     /// Sum of all lanes, by halves: lane i and lane i + LANES/2 first.
     fn sum(self, x: Self::F) -> f32;
     /// Greatest of all lanes; what [`max`](Self::max) says of NaN.
