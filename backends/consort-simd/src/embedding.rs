@@ -8,13 +8,3 @@ pub(crate) fn embedding(simd: &Simd, weight: &WeightOf<Simd>, ids: &mut Tensor<B
     let _ = (weight, ids);
     Err(unsupported(simd, "embedding"))
 }
-
-pub(crate) fn embedding_backward(
-    simd: &Simd,
-    ids: &mut Tensor<Buffer>,
-    d_y: &mut Tensor<Buffer>,
-    rows: usize,
-) -> Result<Outputs<Buffer>> {
-    let _ = (ids, d_y, rows);
-    Err(unsupported(simd, "embedding_backward"))
-}

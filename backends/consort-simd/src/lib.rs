@@ -20,6 +20,7 @@ mod cached_attention;
 mod copy;
 mod cross_entropy;
 mod embedding;
+mod embedding_backward;
 mod fill;
 mod gather_rows;
 mod gemm;
@@ -187,7 +188,9 @@ impl Backend for Simd {
             }
             Fused::LinearBackwardWeight { x, d_y, compute } => linear::linear_backward_weight(self, x, d_y, *compute),
             Fused::Embedding { weight, ids } => embedding::embedding(self, weight, ids),
-            Fused::EmbeddingBackward { ids, d_y, rows } => embedding::embedding_backward(self, ids, d_y, *rows),
+            Fused::EmbeddingBackward { ids, d_y, rows } => {
+                embedding_backward::embedding_backward(self, ids, d_y, *rows)
+            }
             Fused::Attention { query, key, value, bias, segments, attributes } => {
                 attention::attention(self, query, key, value, bias, segments, attributes)
             }
