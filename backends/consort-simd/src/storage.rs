@@ -31,13 +31,19 @@ const CLASSES: usize = 4 * usize::BITS as usize;
 /// An element of a buffer.
 pub(crate) trait Item: Copy + Send + Sync + 'static {
     const DTYPE: DType;
+    const ZERO: Self;
 }
 
 macro_rules! items {
-    ($($Type:ty: $dtype:ident),*) => { $( impl Item for $Type { const DTYPE: DType = DType::$dtype; } )* };
+    ($($Type:ty: $dtype:ident $zero:expr),*) => { $(
+        impl Item for $Type {
+            const DTYPE: DType = DType::$dtype;
+            const ZERO: Self = $zero;
+        }
+    )* };
 }
 
-items!(f32: F32, f16: F16, bf16: BF16, u32: U32);
+items!(f32: F32 0.0, f16: F16 f16::ZERO, bf16: BF16 bf16::ZERO, u32: U32 0);
 
 /// Bytes of its own, all initialised; no bits are invalid as an [`Item`].
 pub(crate) struct Memory {
