@@ -44,10 +44,12 @@ use std::sync::Arc;
 
 use consort_core::{
     Backend, DType, Fused, FusedOf, HostData, Nothing, Outputs, Primitive, PrimitiveOf, Ready, Result, Spec, Tensor,
+    cache::CacheSpec,
 };
 use consort_scalar::Single;
 
 pub use self::{
+    cache::Store,
     isa::{Level, UnknownLevel},
     storage::Buffer,
 };
@@ -121,7 +123,7 @@ impl Simd {
 impl Backend for Simd {
     type Buffer = Buffer;
     type Packed = Nothing;
-    type Store = Nothing;
+    type Store = Store;
     type Ticket = Ready;
     type Host = Single;
 
@@ -139,6 +141,22 @@ impl Backend for Simd {
 
     fn name(&self) -> &'static str {
         "simd"
+    }
+
+    fn cache_new(&self, spec: &CacheSpec) -> Result<Store> {
+        Ok(Store::new(spec))
+    }
+
+    fn cache_reserve(&self, store: &Store, blocks: usize) -> Result<()> {
+        store.reserve(blocks)
+    }
+
+    fn cache_copy(&self, store: &Store, pairs: &[(u32, u32)]) -> Result<()> {
+        store.copy(pairs)
+    }
+
+    fn cache_read(&self, store: &Store, layer: usize, rows: &[u32]) -> Result<[Buffer; 2]> {
+        store.read(self, layer, rows)
     }
 
     fn primitive(&self, operation: &mut PrimitiveOf<Self>, out: &Spec) -> Result<Buffer> {
