@@ -29,11 +29,13 @@ mod linear;
 mod math;
 mod matmul;
 mod norm;
+mod packed;
 mod quantize;
 mod reduce;
 mod rotary;
 mod sample;
 mod scatter_rows;
+mod scratch;
 mod select;
 mod softmax;
 mod storage;
@@ -45,7 +47,8 @@ mod write;
 use std::sync::Arc;
 
 use consort_core::{
-    Backend, DType, Fused, FusedOf, HostData, Nothing, Outputs, Primitive, PrimitiveOf, Ready, Result, Spec, Tensor,
+    Backend, DType, Fused, FusedOf, HostData, Nothing, Outputs, Primitive, PrimitiveOf, Ready, Result, Spec,
+    StoredTensor, Tensor, WeightDType,
 };
 use consort_scalar::Single;
 
@@ -54,7 +57,8 @@ pub use self::{
     storage::Buffer,
 };
 use self::{
-    storage::{Pool, Rows, misfit},
+    packed::Packed,
+    storage::{Pool, Rows, filled, misfit},
     team::Team,
 };
 
@@ -122,7 +126,7 @@ impl Simd {
 
 impl Backend for Simd {
     type Buffer = Buffer;
-    type Packed = Nothing;
+    type Packed = Packed;
     type Store = Nothing;
     type Ticket = Ready;
     type Host = Single;
@@ -141,6 +145,22 @@ impl Backend for Simd {
 
     fn name(&self) -> &'static str {
         "simd"
+    }
+
+    fn pack(&self, parts: &[StoredTensor], dtype: WeightDType) -> Result<Packed> {
+        // This backend's floats are f32: that is what f64 is rounded to.
+        Packed::new(parts, if dtype == WeightDType::F64 { WeightDType::F32 } else { dtype })
+    }
+
+    fn repack(&self, packed: &Packed, x: &Tensor<Buffer>) -> Result<Packed> {
+        let mut x = x.clone();
+        packed.anew(self, self.rows(&mut x, packed.inputs)?)
+    }
+
+    fn unpack(&self, packed: &Packed) -> Result<Buffer> {
+        let mut out = self.pool.take::<f32>(packed.outputs * packed.inputs)?;
+        packed.unpack(self, filled::<f32>(&mut out)?);
+        Ok(out)
     }
 
     fn primitive(&self, operation: &mut PrimitiveOf<Self>, out: &Spec) -> Result<Buffer> {

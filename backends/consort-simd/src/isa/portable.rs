@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::Isa;
+use super::{Isa, Kernel};
 
 const LANES: usize = 8;
 
@@ -40,9 +40,15 @@ impl Isa for Portable {
     const LANES: usize = LANES;
     const FUSED: bool = false;
     const TILE_ROWS: usize = 4;
+    const INT8_ROWS: usize = 2;
     type F = [f32; LANES];
     type I = [i32; LANES];
     type M = [bool; LANES];
+
+    #[inline(never)]
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
