@@ -350,7 +350,7 @@ impl<'a> Rows<'a> {
         }
         let elements = elements.get(flat.offset()..).ok_or_else(|| misfit("a tensor beyond its buffer"))?;
         let stride = flat.strides()[0];
-        if count > 0 && (count - 1) * stride + width > elements.len() {
+        if count > 0 && width > 0 && (count - 1) * stride + width > elements.len() {
             return Err(misfit("a tensor beyond its buffer"));
         }
         Ok(Some(Self { elements, stride, count, width }))
@@ -358,7 +358,10 @@ impl<'a> Rows<'a> {
 
     /// Row `index`.
     pub(crate) fn row(&self, index: usize) -> &'a [f32] {
-        &self.elements[index * self.stride..][..self.width]
+        match self.width {
+            0 => &[],
+            width => &self.elements[index * self.stride..][..width],
+        }
     }
 
     /// The elements from the first row on; row r begins at `r · stride`.
