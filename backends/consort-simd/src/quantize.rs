@@ -118,7 +118,9 @@ pub(crate) fn quantize_row<S: Isa>(isa: S, x: &[f32], codes: &mut [i8], scales: 
             let mut whole = [0; MOST_LANES];
             // SAFETY: there is room for the lanes of the widest set.
             unsafe { isa.store_i(whole.as_mut_ptr(), isa.to_i(isa.mul(isa.read(x), factor))) };
-            codes.iter_mut().zip(whole).for_each(|(code, whole)| *code = whole as i8);
+            for (code, whole) in codes.iter_mut().zip(whole) {
+                *code = whole as i8;
+            }
         }
     }
 }
@@ -129,7 +131,8 @@ fn factors<S: Isa>(isa: S, x: &[f32], scale: &mut f32) -> Option<f32> {
     let mut most = isa.zero();
     // NaN from where an element is not finite.
     let mut nothing = isa.zero();
-    for x in x.chunks(S::LANES).map(|x| isa.read(x)) {
+    for x in x.chunks(S::LANES) {
+        let x = isa.read(x);
         most = isa.max(isa.abs(x), most);
         nothing = isa.mul_add(x, isa.zero(), nothing);
     }

@@ -54,27 +54,25 @@ impl Kernel for Unary<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(self, isa: S) {
-        match self.kind {
-            UnaryKind::Negate => self.each(isa, |x| isa.negate(x)),
-            UnaryKind::Exp => self.each(isa, |x| math::exp(isa, x)),
-            UnaryKind::Log => self.each(isa, |x| math::log(isa, x)),
-            UnaryKind::Sqrt => self.each(isa, |x| isa.sqrt(x)),
-            UnaryKind::Tanh => self.each(isa, |x| math::tanh(isa, x)),
-            UnaryKind::Erf => self.each(isa, |x| math::erf(isa, x)),
-            UnaryKind::Reciprocal => self.each(isa, |x| isa.div(isa.splat(1.0), x)),
-            UnaryKind::Round => self.each(isa, |x| isa.round(x)),
-            UnaryKind::Single => self.each(isa, |x| x),
+        let Self { x, out, kind } = self;
+        macro_rules! each {
+            (|$x:ident| $f:expr) => {
+                for start in (0..out.len()).step_by(S::LANES) {
+                    let $x = isa.read(&x.unwrap_or(out)[start..]);
+                    isa.write(&mut out[start..], $f);
+                }
+            };
         }
-    }
-}
-
-impl Unary<'_> {
-    #[inline(always)]
-    fn each<S: Isa>(self, isa: S, f: impl Fn(S::F) -> S::F) {
-        let Self { x, out, .. } = self;
-        for start in (0..out.len()).step_by(S::LANES) {
-            let x = isa.read(&x.unwrap_or(out)[start..]);
-            isa.write(&mut out[start..], f(x));
+        match kind {
+            UnaryKind::Negate => each!(|x| isa.negate(x)),
+            UnaryKind::Exp => each!(|x| math::exp(isa, x)),
+            UnaryKind::Log => each!(|x| math::log(isa, x)),
+            UnaryKind::Sqrt => each!(|x| isa.sqrt(x)),
+            UnaryKind::Tanh => each!(|x| math::tanh(isa, x)),
+            UnaryKind::Erf => each!(|x| math::erf(isa, x)),
+            UnaryKind::Reciprocal => each!(|x| isa.div(isa.splat(1.0), x)),
+            UnaryKind::Round => each!(|x| isa.round(x)),
+            UnaryKind::Single => each!(|x| x),
         }
     }
 }
