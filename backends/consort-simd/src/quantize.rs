@@ -52,22 +52,55 @@ impl Kernel for Quantize<'_> {
     fn run<S: Isa>(self, isa: S) {
         let Self { rows, first, codes, scales } = self;
         let blocks = rows.width.div_ceil(ACTIVATION_BLOCK);
-        let of_rows = codes.chunks_exact_mut(rows.width).zip(scales.chunks_exact_mut(blocks));
+        let of_rows = codes.chunks_exact_mut(rows.width.max(1)).zip(scales.chunks_exact_mut(blocks.max(1)));
         for (index, (codes, scales)) in of_rows.enumerate() {
             let x = rows.row(first + index).chunks(ACTIVATION_BLOCK);
             for ((x, codes), scale) in x.zip(codes.chunks_mut(ACTIVATION_BLOCK)).zip(scales) {
                 let factor = factors(isa, x, scale);
-                match factor {
-                    None => codes.fill(0.0),
-                    Some(factor) => {
-                        let factor = isa.splat(factor);
-                        for (x, codes) in x.chunks(S::LANES).zip(codes.chunks_mut(S::LANES)) {
-                            isa.write(codes, isa.round(isa.mul(isa.read(x), factor)));
-                        }
-                    }
-                }
+                block(isa, x, factor, 1.0, codes);
             }
         }
+    }
+}
+
+/// `scale · code` `[T, D]`: what [`dequantize_activations`](consort_core::decompose::dequantize_activations) gives of both.
+pub(crate) fn quantized(simd: &Simd, rows: Rows<'_>) -> Result<Buffer> {
+    let mut out = simd.pool.take::<f32>(rows.count * rows.width)?;
+    simd.team.rows(filled(&mut out)?, rows.width, GRAIN / rows.width.max(1), |first, out| {
+        simd.level.run(Quantized { rows, first, out });
+    });
+    Ok(out)
+}
+
+struct Quantized<'a> {
+    rows: Rows<'a>,
+    first: usize,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Quantized<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, isa: S) {
+        for (index, out) in self.out.chunks_exact_mut(self.rows.width).enumerate() {
+            let x = self.rows.row(self.first + index).chunks(ACTIVATION_BLOCK);
+            for (x, out) in x.zip(out.chunks_mut(ACTIVATION_BLOCK)) {
+                let mut scale = 0.0;
+                let factor = factors(isa, x, &mut scale);
+                block(isa, x, factor, scale, out);
+            }
+        }
+    }
+}
+
+/// The codes of a block, each times `scale`.
+#[inline(always)]
+fn block<S: Isa>(isa: S, x: &[f32], factor: Option<f32>, scale: f32, out: &mut [f32]) {
+    let Some(factor) = factor else { return out.fill(0.0 * scale) };
+    let (factor, scale) = (isa.splat(factor), isa.splat(scale));
+    for (x, out) in x.chunks(S::LANES).zip(out.chunks_mut(S::LANES)) {
+        isa.write(out, isa.mul(isa.round(isa.mul(isa.read(x), factor)), scale));
     }
 }
 
@@ -85,7 +118,9 @@ pub(crate) fn quantize_row<S: Isa>(isa: S, x: &[f32], codes: &mut [i8], scales: 
             let mut whole = [0; MOST_LANES];
             // SAFETY: there is room for the lanes of the widest set.
             unsafe { isa.store_i(whole.as_mut_ptr(), isa.to_i(isa.mul(isa.read(x), factor))) };
-            codes.iter_mut().zip(whole).for_each(|(code, whole)| *code = whole as i8);
+            for (code, whole) in codes.iter_mut().zip(whole) {
+                *code = whole as i8;
+            }
         }
     }
 }
@@ -136,7 +171,8 @@ fn factors<S: Isa>(isa: S, x: &[f32], scale: &mut f32) -> Option<f32> {
     let mut most = isa.zero();
     // NaN from where an element is not finite.
     let mut nothing = isa.zero();
-    for x in x.chunks(S::LANES).map(|x| isa.read(x)) {
+    for x in x.chunks(S::LANES) {
+        let x = isa.read(x);
         most = isa.max(isa.abs(x), most);
         nothing = isa.mul_add(x, isa.zero(), nothing);
     }
