@@ -332,7 +332,11 @@ impl<'a> Rows<'a> {
     pub(crate) fn new(x: &'a Tensor<Buffer>, width: usize) -> Result<Option<Self>> {
         let elements = x.buffer.elements::<f32>()?;
         let layout = x.layout();
-        let count = layout.shape().elements() / width.max(1);
+        let sizes = layout.shape().sizes();
+        let count = match width {
+            0 => sizes[..sizes.len().saturating_sub(1)].iter().product(),
+            _ => layout.shape().elements() / width,
+        };
         let Ok(shape) = Shape::new(&[count, width]) else { return Ok(None) };
         let Some(flat) = layout.reshape(shape)? else { return Ok(None) };
         if width > 1 && flat.strides()[1] != 1 {

@@ -1,0 +1,15 @@
+//! Not native yet.
+
+use consort_core::{Outputs, Result, Tensor, unsupported};
+
+use crate::{Simd, storage::Buffer};
+
+pub(crate) fn embedding_backward(
+    simd: &Simd,
+    ids: &mut Tensor<Buffer>,
+    d_y: &mut Tensor<Buffer>,
+    rows: usize,
+) -> Result<Outputs<Buffer>> {
+    let _ = (ids, d_y, rows);
+    Err(unsupported(simd, "embedding_backward"))
+}
