@@ -156,8 +156,8 @@ impl<'a> Attend<'a> {
         }
         let cut = |task: usize| task * tiles.len() / tasks;
         simd.team.each(tasks, |task| {
-            with_scratch(|memory| {
-                let scratch = memory.of(self.scratch(), 0).sums;
+            with_scratch(self.scratch(), 0, |memory| {
+                let scratch = memory.sums;
                 simd.level.run(Whole { attend: self, tiles: &tiles[cut(task)..cut(task + 1)], out, scratch });
             });
         });
@@ -176,8 +176,8 @@ impl<'a> Attend<'a> {
             if chunk < tile.chunks.end {
                 // SAFETY: each task has its own part.
                 let partial = unsafe { parts.part(task * size..(task + 1) * size) };
-                with_scratch(|memory| {
-                    let scratch = memory.of(self.scratch(), 0).sums;
+                with_scratch(self.scratch(), 0, |memory| {
+                    let scratch = memory.sums;
                     simd.level.run(One { attend: self, tile, chunk, partial, scratch });
                 });
             }
