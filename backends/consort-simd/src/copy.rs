@@ -248,7 +248,7 @@ impl<F: Cast<T>, T: Item> Kernel for Turned<'_, F, T> {
     #[inline(always)]
     fn run<S: Isa>(self, isa: S) {
         let Self { turn, from, to, tasks } = self;
-        let mut tile = [from[turn.first]; TILE * TILE];
+        let mut tile = [F::ZERO; TILE * TILE];
         for task in tasks {
             let (row, from_first, to_first) = turn.task(task);
             let rows = TILE.min(turn.rows - row);

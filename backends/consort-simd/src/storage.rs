@@ -31,13 +31,19 @@ const CLASSES: usize = 4 * usize::BITS as usize;
 /// An element of a buffer.
 pub(crate) trait Item: Copy + Send + Sync + 'static {
     const DTYPE: DType;
+    const ZERO: Self;
 }
 
 macro_rules! items {
-    ($($Type:ty: $dtype:ident),*) => { $( impl Item for $Type { const DTYPE: DType = DType::$dtype; } )* };
+    ($($Type:ty: $dtype:ident $zero:expr),*) => { $(
+        impl Item for $Type {
+            const DTYPE: DType = DType::$dtype;
+            const ZERO: Self = $zero;
+        }
+    )* };
 }
 
-items!(f32: F32, f16: F16, bf16: BF16, u32: U32);
+items!(f32: F32 0.0, f16: F16 f16::ZERO, bf16: BF16 bf16::ZERO, u32: U32 0);
 
 /// Bytes of its own, all initialised; no bits are invalid as an [`Item`].
 pub(crate) struct Memory {
@@ -344,7 +350,7 @@ impl<'a> Rows<'a> {
         }
         let elements = elements.get(flat.offset()..).ok_or_else(|| misfit("a tensor beyond its buffer"))?;
         let stride = flat.strides()[0];
-        if count > 0 && (count - 1) * stride + width > elements.len() {
+        if count > 0 && width > 0 && (count - 1) * stride + width > elements.len() {
             return Err(misfit("a tensor beyond its buffer"));
         }
         Ok(Some(Self { elements, stride, count, width }))
@@ -352,7 +358,10 @@ impl<'a> Rows<'a> {
 
     /// Row `index`.
     pub(crate) fn row(&self, index: usize) -> &'a [f32] {
-        &self.elements[index * self.stride..][..self.width]
+        match self.width {
+            0 => &[],
+            width => &self.elements[index * self.stride..][..width],
+        }
     }
 
     /// The elements from the first row on; row r begins at `r · stride`.

@@ -119,6 +119,32 @@ impl<const N: usize> Walk<N> {
     }
 }
 
+/// Row indices.
+#[derive(Clone, Copy)]
+pub(crate) struct Ids<'a> {
+    all: &'a [u32],
+    step: usize,
+    /// How many there are.
+    pub(crate) count: usize,
+}
+
+impl<'a> Ids<'a> {
+    /// Of a vector.
+    ///
+    /// # Errors
+    /// As [`whole`].
+    pub(crate) fn new(ids: &'a Tensor<Buffer>) -> Result<Self> {
+        let all = whole::<u32>(ids)?.get(ids.layout().offset()..).unwrap_or_default();
+        Ok(Self { all, step: ids.layout().strides().first().copied().unwrap_or(0), count: ids.shape().elements() })
+    }
+
+    /// Id `index`.
+    #[inline(always)]
+    pub(crate) fn get(&self, index: usize) -> usize {
+        self.all[index * self.step] as usize
+    }
+}
+
 /// `count ≤ CHUNK` elements from `first` on, `step` apart: where they lie together, as they lie, else brought together.
 #[inline(always)]
 pub(crate) fn run<'a, T: Copy>(

@@ -164,7 +164,11 @@ pub(crate) fn int8_product<P: Int8Panels>(
         let (run, block) = (task / blocks, task % blocks);
         let panels = run * together..((run + 1) * together).min(panels);
         let groups = groups * block / blocks..groups * (block + 1) / blocks;
-        simd.level.run(Task { left, right, columns, out: &out, epilogue, panels, groups });
+        let rows = groups.start * left.group_rows..(groups.end * left.group_rows).min(left.rows);
+        with_scratch(rows.len() * PANEL, CHUNK_SCRATCH, |scratch| {
+            let out = &out;
+            simd.level.run(Task { left, right, columns, out, epilogue, panels, groups, rows, scratch });
+        });
     });
 }
 
@@ -176,6 +180,8 @@ struct Task<'a, P> {
     epilogue: &'a Epilogue<'a>,
     panels: Range<usize>,
     groups: Range<usize>,
+    rows: Range<usize>,
+    scratch: Scratch<'a>,
 }
 
 impl<P: Int8Panels> Kernel for Task<'_, P> {
@@ -183,13 +189,12 @@ impl<P: Int8Panels> Kernel for Task<'_, P> {
 
     #[inline(always)]
     fn run<S: Isa>(self, isa: S) {
-        let Self { left, right, columns, out, epilogue, panels, groups } = self;
-        let rows = groups.start * left.group_rows..(groups.end * left.group_rows).min(left.rows);
+        let Self { left, right, columns, out, epilogue, panels, groups, rows, scratch } = self;
+        let Scratch { sums, chunk } = scratch;
         let words = left.codes.elements::<u32>().unwrap_or(&[]);
         let scales = left.scales.elements::<f32>().unwrap_or(&[]);
         let code_sums = left.sums.elements::<u32>().unwrap_or(&[]);
-        with_scratch(|scratch| {
-            let Scratch { sums, chunk } = scratch.of(rows.len() * PANEL, CHUNK_SCRATCH);
+        {
             for panel in panels {
                 sums.fill(0.0);
                 for start in (0..left.blocks).step_by(CHUNK_BLOCKS) {
@@ -216,7 +221,7 @@ impl<P: Int8Panels> Kernel for Task<'_, P> {
                 }
                 isa.apart(Finish { sums, panel, columns, rows: rows.clone(), out: out, epilogue });
             }
-        });
+        }
     }
 }
 
@@ -273,14 +278,13 @@ impl<const SUB: usize, const MINIMA: bool> Tile<'_, SUB, MINIMA> {
                     let codes = b.codes.as_ptr().add(block * b.code_stride).cast::<i32>();
                     let codes = codes.add(sub % subs * words * PANEL + first);
                     let x = a.codes.as_ptr().add((block * subs + sub % subs) * words * R).cast::<i32>();
-                    let sum_of = |r: usize| {
-                        let at = a.sums.as_ptr().add((block * 2 + sub % subs * sums) * R + r).cast::<i32>();
-                        if sums == 1 { *at } else { *at + *at.add(R) }
-                    };
-                    let mut dots: [[S::I; 2]; R] = std::array::from_fn(|r| {
-                        let start = if MINIMA { 0 } else { -offset * sum_of(r) };
-                        [isa.splat_i(start); 2]
-                    });
+                    let sum_at = a.sums.as_ptr().add((block * 2 + sub % subs * sums) * R).cast::<i32>();
+                    let mut dots = [[isa.splat_i(0); 2]; R];
+                    if !MINIMA {
+                        for (r, dots) in dots.iter_mut().enumerate() {
+                            *dots = [isa.splat_i(-offset * sum_of::<SUB>(sum_at, r, R)); 2];
+                        }
+                    }
                     for word in 0..words {
                         let at = codes.add(word * PANEL);
                         let columns = [isa.load_i(at), isa.load_i(at.add(S::LANES))];
@@ -300,7 +304,7 @@ impl<const SUB: usize, const MINIMA: bool> Tile<'_, SUB, MINIMA> {
                             let sum = isa.load(at);
                             let sum = if MINIMA {
                                 let minimum = isa.load(b.minima.as_ptr().add(sub * PANEL + column));
-                                let off = isa.mul(minimum, isa.splat(sum_of(r) as f32));
+                                let off = isa.mul(minimum, isa.splat(sum_of::<SUB>(sum_at, r, R) as f32));
                                 let dot = isa.sub(isa.mul(scale, dot), off);
                                 isa.mul_add(dot, x_scale, sum)
                             } else {
@@ -313,4 +317,14 @@ impl<const SUB: usize, const MINIMA: bool> Tile<'_, SUB, MINIMA> {
             }
         }
     }
+}
+
+/// The sum of a sub-block's codes of row r: of 16, or of twice 16, `rows` apart.
+///
+/// # Safety
+/// There must be as many.
+#[inline(always)]
+unsafe fn sum_of<const SUB: usize>(sums: *const i32, r: usize, rows: usize) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { if SUB == 16 { *sums.add(r) } else { *sums.add(r) + *sums.add(rows + r) } }
 }

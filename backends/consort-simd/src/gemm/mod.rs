@@ -7,7 +7,7 @@
 mod int8;
 mod left;
 mod strided;
-mod tile;
+pub(crate) mod tile;
 
 use std::ops::Range;
 
@@ -86,7 +86,11 @@ pub(crate) fn product<P: Panels>(
         let (run, block) = (task / blocks, task % blocks);
         let panels = run * together..((run + 1) * together).min(panels);
         let groups = left.groups_of(block, blocks);
-        simd.level.run(Task { left, right, columns, out: &out, epilogue, panels, groups });
+        let rows = left.rows_of(groups.clone());
+        with_scratch(rows.len() * PANEL, CHUNK * PANEL, |scratch| {
+            let out = &out;
+            simd.level.run(Task { left, right, columns, out, epilogue, panels, groups, rows, scratch });
+        });
     });
     Ok(())
 }
@@ -100,6 +104,8 @@ struct Task<'a, P> {
     epilogue: &'a Epilogue<'a>,
     panels: Range<usize>,
     groups: Range<usize>,
+    rows: Range<usize>,
+    scratch: Scratch<'a>,
 }
 
 impl<P: Panels> Kernel for Task<'_, P> {
@@ -107,41 +113,47 @@ impl<P: Panels> Kernel for Task<'_, P> {
 
     #[inline(always)]
     fn run<S: Isa>(self, isa: S) {
-        let rows = self.left.rows_of(self.groups.clone());
-        with_scratch(|scratch| {
-            let Scratch { sums, chunk } = scratch.of(rows.len() * PANEL, CHUNK * PANEL);
-            for panel in self.panels.clone() {
-                self.panel(isa, panel, &rows, sums, chunk);
-                let Self { columns, out, epilogue, .. } = self;
-                isa.apart(Finish { sums, panel, columns, rows: rows.clone(), out, epilogue });
-            }
-        });
+        let Self { left, right, columns, out, epilogue, panels, groups, rows, scratch } = self;
+        let Scratch { sums, chunk } = scratch;
+        for panel in panels {
+            sums_of(isa, left, right, panel, &groups, &rows, sums, chunk);
+            isa.apart(Finish { sums, panel, columns, rows: rows.clone(), out, epilogue });
+        }
     }
 }
 
-impl<P: Panels> Task<'_, P> {
-    #[inline(always)]
-    fn panel<S: Isa>(&self, isa: S, panel: usize, rows: &Range<usize>, sums: &mut [f32], chunk: &mut [f32]) {
-        let steps = self.left.steps;
-        let at_once = if P::DIRECT && self.groups.len() == 1 { steps.max(1) } else { CHUNK };
-        if steps == 0 {
-            sums.fill(0.0);
-        }
-        for start in (0..steps).step_by(at_once) {
-            let range = start..(start + at_once).min(steps);
-            let b = self.right.chunk(isa, panel, range.clone(), chunk);
-            debug_assert_eq!(b.len(), range.len() * PANEL);
-            for group in self.groups.clone() {
-                let (first, count) = self.left.group(group);
-                let a = self.left.steps_of(group, range.clone());
-                let c = &mut sums[(first - rows.start) * PANEL..][..count * PANEL];
-                let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
-                // SAFETY: `a` has `count` elements a step, `b` a row of PANEL, `c` `count` rows of PANEL; `c` is ours alone.
-                unsafe {
-                    match P::PAIRS {
-                        true => tile_pairs(isa, count, range.len(), a, count, b, c, PANEL, start > 0),
-                        false => tile::<S, 1>(isa, count, range.len(), a, count, b, c, PANEL, start > 0),
-                    }
+/// Sums of a panel, `[rows, PANEL]`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "a task's parts")]
+fn sums_of<S: Isa, P: Panels>(
+    isa: S,
+    left: &Left,
+    right: &P,
+    panel: usize,
+    groups: &Range<usize>,
+    rows: &Range<usize>,
+    sums: &mut [f32],
+    chunk: &mut [f32],
+) {
+    let steps = left.steps;
+    let at_once = if P::DIRECT && groups.len() == 1 { steps.max(1) } else { CHUNK };
+    if steps == 0 {
+        sums.fill(0.0);
+    }
+    for start in (0..steps).step_by(at_once) {
+        let range = start..(start + at_once).min(steps);
+        let b = right.chunk(isa, panel, range.clone(), chunk);
+        debug_assert_eq!(b.len(), range.len() * PANEL);
+        for group in groups.clone() {
+            let (first, count) = left.group(group);
+            let a = left.steps_of(group, range.clone());
+            let c = &mut sums[(first - rows.start) * PANEL..][..count * PANEL];
+            let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
+            // SAFETY: `a` has `count` elements a step, `b` a row of PANEL, `c` `count` rows of PANEL; `c` is ours alone.
+            unsafe {
+                match P::PAIRS {
+                    true => tile_pairs(isa, count, range.len(), a, count, b, c, PANEL, start > 0),
+                    false => tile::<S, 1>(isa, count, range.len(), a, count, b, c, PANEL, start > 0),
                 }
             }
         }

@@ -6,6 +6,9 @@
 use super::PANEL;
 use crate::isa::{Isa, Kernel};
 
+/// Most rows that any instruction set takes at once.
+pub(crate) const MOST_ROWS: usize = 14;
+
 /// `rows ≤ S::TILE_ROWS` rows of `a` times a panel `b` `[steps, PANEL]`, into `c` at rows `c_stride` apart.
 ///
 /// Element (r, i) of `a` lies at `r · A_ROW + i · a_step`. With `add` the sums go on from what `c` holds.
@@ -98,10 +101,6 @@ unsafe fn columns<S: Isa, const R: usize, const A_ROW: usize, const PAIRS: bool>
     c_stride: usize,
     add: bool,
 ) {
-    let step = |x: f32, b: S::F, sum: S::F| match PAIRS {
-        true => isa.dot_bf16(sum, isa.splat_i(x.to_bits().cast_signed()), isa.bits(b)),
-        false => isa.mul_add(isa.splat(x), b, sum),
-    };
     for first in (0..PANEL).step_by(2 * S::LANES) {
         // SAFETY: the caller's promise; PANEL is a multiple of twice the lanes.
         unsafe {
@@ -116,8 +115,8 @@ unsafe fn columns<S: Isa, const R: usize, const A_ROW: usize, const PAIRS: bool>
                 let columns = [isa.load(b), isa.load(b.add(S::LANES))];
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let x = *a.add(r * A_ROW);
-                    sums[0] = step(x, columns[0], sums[0]);
-                    sums[1] = step(x, columns[1], sums[1]);
+                    sums[0] = step::<S, PAIRS>(isa, x, columns[0], sums[0]);
+                    sums[1] = step::<S, PAIRS>(isa, x, columns[1], sums[1]);
                 }
                 a = a.wrapping_add(a_step);
                 b = b.wrapping_add(PANEL);
@@ -127,5 +126,13 @@ unsafe fn columns<S: Isa, const R: usize, const A_ROW: usize, const PAIRS: bool>
                 isa.store(c.add(r * c_stride + S::LANES), sums[1]);
             }
         }
+    }
+}
+
+#[inline(always)]
+fn step<S: Isa, const PAIRS: bool>(isa: S, x: f32, b: S::F, sum: S::F) -> S::F {
+    match PAIRS {
+        true => isa.dot_bf16(sum, isa.splat_i(x.to_bits().cast_signed()), isa.bits(b)),
+        false => isa.mul_add(isa.splat(x), b, sum),
     }
 }

@@ -245,19 +245,26 @@ impl<F: Format> Kernel for Widen<'_, F> {
                         let codes = isa.load_i(words.add(word * PANEL + lane));
                         let scale = isa.load(scales.as_ptr().add(sub * PANEL + lane));
                         let minimum = match F::MINIMA {
-                            true => isa.load(minima.as_ptr().add(sub * PANEL + lane)),
-                            false => isa.mul(scale, isa.splat(F::OFFSET as f32)),
+                            true => isa.negate(isa.load(minima.as_ptr().add(sub * PANEL + lane))),
+                            false => isa.zero(),
                         };
-                        let minimum = isa.negate(minimum);
                         let mask = isa.splat_i(0xff);
-                        let mut put = |byte: usize, code: S::I| {
-                            let value = isa.mul_add(isa.to_f(code), scale, minimum);
-                            isa.store(to.as_mut_ptr().add((word * 4 + byte) * PANEL + lane), value);
-                        };
-                        put(0, isa.and(codes, mask));
-                        put(1, isa.and(isa.shift_right::<8>(codes), mask));
-                        put(2, isa.and(isa.shift_right::<16>(codes), mask));
-                        put(3, isa.shift_right::<24>(codes));
+                        let to = to.as_mut_ptr().add(word * 4 * PANEL + lane);
+                        let codes = [
+                            codes,
+                            isa.shift_right::<8>(codes),
+                            isa.shift_right::<16>(codes),
+                            isa.shift_right::<24>(codes),
+                        ];
+                        for (byte, codes) in codes.into_iter().enumerate() {
+                            let code = isa.and(codes, mask);
+                            // A product alone keeps the sign of a zero.
+                            let value = match F::MINIMA {
+                                true => isa.mul_add(isa.to_f(code), scale, minimum),
+                                false => isa.mul(isa.to_f(isa.sub_i(code, isa.splat_i(F::OFFSET))), scale),
+                            };
+                            isa.store(to.add(byte * PANEL), value);
+                        }
                     }
                 }
             }
@@ -321,9 +328,7 @@ fn unpack<S: Isa, F: Format>(isa: S, block: &[u8], words: &mut [i32]) {
                     isa.and(isa.shift_right::<$shift>(isa.load_i($plane.add($row * PANEL + lane))), $mask)
                 };
             }
-            let put = |words: &mut [i32], word: usize, codes: S::I| {
-                isa.store_i(words.as_mut_ptr().add(word * PANEL + lane), codes);
-            };
+            let to = words.as_mut_ptr().add(lane);
             let lows: [S::I; WORDS] = match F::LOW {
                 4 => [
                     at!(low, nibble, 0, 0),
@@ -349,7 +354,7 @@ fn unpack<S: Isa, F: Format>(isa: S, block: &[u8], words: &mut [i32]) {
             match F::HIGH {
                 0 => {
                     for (word, low) in lows.into_iter().enumerate() {
-                        put(words, word, low);
+                        isa.store_i(to.add(word * PANEL), low);
                     }
                 }
                 1 => {
@@ -365,7 +370,7 @@ fn unpack<S: Isa, F: Format>(isa: S, block: &[u8], words: &mut [i32]) {
                     ];
                     for (word, (low, high)) in lows.into_iter().zip(highs).enumerate() {
                         let high = if F::LOW == 4 { isa.shift_left::<4>(high) } else { isa.shift_left::<2>(high) };
-                        put(words, word, isa.or(low, high));
+                        isa.store_i(to.add(word * PANEL), isa.or(low, high));
                     }
                 }
                 _ => {
@@ -380,7 +385,7 @@ fn unpack<S: Isa, F: Format>(isa: S, block: &[u8], words: &mut [i32]) {
                         at!(high, pair, 1, 6),
                     ];
                     for (word, (low, high)) in lows.into_iter().zip(highs).enumerate() {
-                        put(words, word, isa.or(low, isa.shift_left::<4>(high)));
+                        isa.store_i(to.add(word * PANEL), isa.or(low, isa.shift_left::<4>(high)));
                     }
                 }
             }
@@ -398,30 +403,38 @@ fn scales_of<S: Isa, F: Format>(isa: S, header: &[u8], block: &[u8], scales: &mu
     unsafe {
         let own = block.as_ptr().add(F::CODES);
         for lane in (0..PANEL).step_by(S::LANES) {
-            let half = |from: *const u8, row: usize| isa.load_f16(from.cast::<u16>().add(row * PANEL + lane));
-            let small = |row: usize| isa.to_f(isa.load_u8(own.add(row * PANEL + lane)));
+            macro_rules! half {
+                ($from:expr, $row:expr) => {
+                    isa.load_f16($from.cast::<u16>().add($row * PANEL + lane))
+                };
+            }
+            macro_rules! small {
+                ($row:expr) => {
+                    isa.to_f(isa.load_u8(own.add($row * PANEL + lane)))
+                };
+            }
             let scales = scales.as_mut_ptr().add(lane);
             let minima = minima.as_mut_ptr().wrapping_add(lane);
             match F::SCALES {
-                Scales::One => isa.store(scales, half(own, 0)),
+                Scales::One => isa.store(scales, half!(own, 0)),
                 Scales::OneAndMinimum => {
-                    isa.store(scales, half(own, 0));
-                    isa.store(minima, isa.negate(half(own, 1)));
+                    isa.store(scales, half!(own, 0));
+                    isa.store(minima, isa.negate(half!(own, 1)));
                 }
                 Scales::Of32AndMinima => {
-                    isa.store(scales, isa.mul(half(header.as_ptr(), 0), small(0)));
-                    isa.store(minima, isa.mul(half(header.as_ptr(), 1), small(1)));
+                    isa.store(scales, isa.mul(half!(header.as_ptr(), 0), small!(0)));
+                    isa.store(minima, isa.mul(half!(header.as_ptr(), 1), small!(1)));
                 }
                 Scales::Of16 => {
                     for sub in 0..2 {
                         let scale = isa.to_f(isa.load_i8(own.add(sub * PANEL + lane).cast()));
-                        isa.store(scales.add(sub * PANEL), isa.mul(half(header.as_ptr(), 0), scale));
+                        isa.store(scales.add(sub * PANEL), isa.mul(half!(header.as_ptr(), 0), scale));
                     }
                 }
                 Scales::Of16AndMinima => {
                     for sub in 0..2 {
-                        isa.store(scales.add(sub * PANEL), isa.mul(half(header.as_ptr(), 0), small(sub)));
-                        isa.store(minima.add(sub * PANEL), isa.mul(half(header.as_ptr(), 1), small(2 + sub)));
+                        isa.store(scales.add(sub * PANEL), isa.mul(half!(header.as_ptr(), 0), small!(sub)));
+                        isa.store(minima.add(sub * PANEL), isa.mul(half!(header.as_ptr(), 1), small!(2 + sub)));
                     }
                 }
             }
