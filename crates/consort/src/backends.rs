@@ -1,10 +1,6 @@
 //! The backends that were compiled in: the list here, a feature for each and an optional dependency in Cargo.toml.
 
-use crate::{
-    Error,
-    model::{LoadOptions, OpenModel},
-    runner::Runner,
-};
+use crate::{Error, bench::Peaks, model::LoadOptions, runner::Runner, source::Source};
 
 /// A backend and whether it works here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,18 +16,27 @@ pub struct BackendInfo {
 }
 
 /// Puts a model on a backend.
-pub(crate) type Load = fn(&OpenModel, LoadOptions<'_>) -> Result<Box<dyn Runner>, Error>;
+pub(crate) type Load = fn(&Source<'_>, LoadOptions<'_>) -> Result<Box<dyn Runner>, Error>;
+
+/// Measures what the registers do of a number of threads.
+pub(crate) type Measure = fn(usize) -> Peaks;
 
 /// A backend of this build.
 pub(crate) struct Entry {
     pub(crate) info: BackendInfo,
     /// Puts a model on it.
     pub(crate) load: Load,
+    /// Whether it takes a number of threads.
+    pub(crate) threads: bool,
+    /// What it could do at most; `None` where it does not measure that.
+    pub(crate) peaks: Option<Measure>,
 }
 
-/// Makes [`entries`] of lines `"feature" [weight types] [types to compute in] "description" => load;`.
+/// Makes [`entries`] of lines `"feature" [weight types] [types to compute in] "description" => load;`. One that takes a number
+/// of threads, which is in the options, has `threads` behind its feature; one that measures its peaks ends `=> load, peaks;`.
 macro_rules! backends {
-    ($($feature:literal [$($dtype:literal),*] [$($compute:literal),*] $description:literal => $load:expr;)*) => {
+    ($($feature:literal $($threads:ident)? [$($dtype:literal),*] [$($compute:literal),*] $description:literal
+        => $load:expr $(, $peaks:expr)?;)*) => {
         fn entries() -> Vec<Entry> {
             vec![$(
                 #[cfg(feature = $feature)]
@@ -43,10 +48,16 @@ macro_rules! backends {
                         computes: &[$($compute),*],
                     },
                     load: $load,
+                    threads: backends!(@threads $($threads)?),
+                    peaks: backends!(@peaks $($peaks)?),
                 },
             )*]
         }
     };
+    (@threads) => { false };
+    (@threads threads) => { true };
+    (@peaks) => { None };
+    (@peaks $peaks:expr) => { Some($peaks) };
 }
 
 // Fastest first. `cargo xtask new-backend` adds a line at the end.
@@ -58,7 +69,7 @@ backends! {
 }
 
 #[cfg(feature = "scalar")]
-fn scalar(model: &OpenModel, options: LoadOptions<'_>) -> Result<Box<dyn Runner>, Error> {
+fn scalar(model: &Source<'_>, options: LoadOptions<'_>) -> Result<Box<dyn Runner>, Error> {
     match options.dtype.as_deref() {
         Some("f64") => model.load_on(consort_scalar::Oracle::new(), options),
         _ => model.load_on(consort_scalar::Single::new(), options),
