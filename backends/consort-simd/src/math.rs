@@ -1,0 +1,3 @@
+//! Elementary functions in lanes.
+
+use crate::isa::Isa;
