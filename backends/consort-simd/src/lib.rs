@@ -24,6 +24,7 @@ mod fill;
 mod gather_rows;
 mod gemm;
 mod isa;
+mod limits;
 mod linear;
 mod math;
 mod matmul;
@@ -49,6 +50,7 @@ use consort_scalar::Single;
 
 pub use self::{
     isa::{Level, UnknownLevel},
+    limits::{Limits, limits},
     storage::Buffer,
 };
 use self::{

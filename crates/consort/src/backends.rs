@@ -1,6 +1,6 @@
 //! The backends that were compiled in: the list here, a feature for each and an optional dependency in Cargo.toml.
 
-use crate::{Error, bench::Peaks, model::LoadOptions, runner::Runner, source::Source};
+use crate::{Error, bench::Limits, model::LoadOptions, runner::Runner, source::Source};
 
 /// A backend and whether it works here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub struct BackendInfo {
 /// Puts a model on a backend.
 pub(crate) type Load = fn(&Source<'_>, LoadOptions<'_>) -> Result<Box<dyn Runner>, Error>;
 
-/// Measures what the registers do of a number of threads.
-pub(crate) type Measure = fn(usize) -> Peaks;
+/// Measures what a number of threads can do at most.
+pub(crate) type Measure = fn(usize) -> Limits;
 
 /// A backend of this build.
 pub(crate) struct Entry {
@@ -29,14 +29,14 @@ pub(crate) struct Entry {
     /// Whether it takes a number of threads.
     pub(crate) threads: bool,
     /// What it could do at most; `None` where it does not measure that.
-    pub(crate) peaks: Option<Measure>,
+    pub(crate) limits: Option<Measure>,
 }
 
 /// Makes [`entries`] of lines `"feature" [weight types] [types to compute in] "description" => load;`. One that takes a number
-/// of threads, which is in the options, has `threads` behind its feature; one that measures its peaks ends `=> load, peaks;`.
+/// of threads, which is in the options, has `threads` behind its feature; one that measures limits ends `=> load, limits;`.
 macro_rules! backends {
     ($($feature:literal $($threads:ident)? [$($dtype:literal),*] [$($compute:literal),*] $description:literal
-        => $load:expr $(, $peaks:expr)?;)*) => {
+        => $load:expr $(, $limits:expr)?;)*) => {
         fn entries() -> Vec<Entry> {
             vec![$(
                 #[cfg(feature = $feature)]
@@ -49,23 +49,41 @@ macro_rules! backends {
                     },
                     load: $load,
                     threads: backends!(@threads $($threads)?),
-                    peaks: backends!(@peaks $($peaks)?),
+                    limits: backends!(@limits $($limits)?),
                 },
             )*]
         }
     };
     (@threads) => { false };
     (@threads threads) => { true };
-    (@peaks) => { None };
-    (@peaks $peaks:expr) => { Some($peaks) };
+    (@limits) => { None };
+    (@limits $limits:expr) => { Some($limits) };
 }
 
 // Fastest first. `cargo xtask new-backend` adds a line at the end.
 backends! {
+    "simd" threads
+        ["f32", "bf16", "f16", "q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "q5_1", "q5_0", "q4_1", "q4_0"]
+        ["f32", "bf16", "int8"]
+        "all cores, with the instructions found at run time" => simd, simd_limits;
     "scalar"
         ["f32", "bf16", "f16", "q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "q5_1", "q5_0", "q4_1", "q4_0", "f64"]
         ["f32", "bf16", "int8"]
         "reference on one core: f32, or f64 as the oracle; exact and slow" => scalar;
+}
+
+#[cfg(feature = "simd")]
+fn simd(model: &Source<'_>, options: LoadOptions<'_>) -> Result<Box<dyn Runner>, Error> {
+    let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let backend = consort_simd::Simd::with_threads(threads).map_err(|error| Error::Choice(error.to_string()))?;
+    model.load_on(backend, options)
+}
+
+#[cfg(feature = "simd")]
+fn simd_limits(threads: usize) -> Limits {
+    let Ok(backend) = consort_simd::Simd::with_threads(threads) else { return Limits::default() };
+    let consort_simd::Limits { read, f32, bf16, int8 } = consort_simd::limits(backend.level(), threads);
+    Limits { read, f32: Some(f32), bf16, int8 }
 }
 
 #[cfg(feature = "scalar")]

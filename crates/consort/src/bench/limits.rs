@@ -11,30 +11,23 @@ const BYTES: usize = 1 << 30;
 /// Times that it is read, the first of which warms up.
 const RUNS: usize = 8;
 
-/// Limits of this machine, with as many threads as were measured with.
-#[derive(Clone, Copy, Debug)]
+/// Limits of this machine with so many threads, in 10⁹ a second; a multiplication and an addition count two. `None` is what was
+/// not measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Limits {
-    /// Reading memory, in GB/s; `None` where there was not memory enough to measure it.
+    /// Bytes read from memory.
     pub read: Option<f64>,
-    /// Arithmetic, as far as a backend measures it.
-    pub peaks: Peaks,
-}
-
-/// Multiplications and additions in registers, 10⁹ a second, with the instructions that a backend uses; `None` where it does
-/// not measure them.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Peaks {
-    /// Of singles.
+    /// Arithmetic of singles in registers, with the instructions that the backend uses.
     pub f32: Option<f64>,
-    /// Of bf16, added in singles.
+    /// The same of bf16, added in singles.
     pub bf16: Option<f64>,
-    /// Of bytes, added in 32 bits.
+    /// The same of bytes, added in 32 bits.
     pub int8: Option<f64>,
 }
 
-impl Peaks {
-    /// The one that products of this kind are held against.
-    pub fn of(&self, compute: Compute) -> Option<f64> {
+impl Limits {
+    /// The arithmetic that products of this kind are held against.
+    pub fn arithmetic(&self, compute: Compute) -> Option<f64> {
         match compute {
             Compute::F32 => self.f32,
             Compute::BF16 => self.bf16,
@@ -48,35 +41,35 @@ impl Peaks {
 pub fn read_bandwidth(threads: usize) -> Option<f64> {
     let threads = threads.max(1);
     let words = BYTES / size_of::<u64>() / threads;
-    let barrier = Barrier::new(threads + 1);
     let mut memory = Vec::new();
     for _ in 0..threads {
         let mut part: Vec<u64> = Vec::new();
         part.try_reserve_exact(words).ok()?;
         memory.push(part);
     }
-    let seconds = thread::scope(|scope| {
-        for mut part in memory {
-            let barrier = &barrier;
-            scope.spawn(move || {
-                part.resize(words, 0x0101_0101_0101_0101);
-                for _ in 0..RUNS {
-                    barrier.wait();
-                    black_box(sum(&part));
-                    barrier.wait();
-                }
-            });
-        }
+    let barrier = Barrier::new(threads);
+    let run = |mut part: Vec<u64>| {
+        part.resize(words, 0x0101_0101_0101_0101);
         let time = |_| {
             barrier.wait();
             let start = Instant::now();
-            barrier.wait();
-            start.elapsed().as_secs_f64()
+            black_box(sum(&part));
+            (start, Instant::now())
         };
-        (0..RUNS).map(time).skip(1).collect::<Vec<f64>>()
+        (0..RUNS).map(time).collect::<Vec<_>>()
+    };
+    let times: Vec<Vec<(Instant, Instant)>> = thread::scope(|scope| {
+        let started: Vec<_> = memory.into_iter().map(|part| scope.spawn(|| run(part))).collect();
+        started.into_iter().filter_map(|thread| thread.join().ok()).collect()
     });
+    // From the first thread's start to the last one's end.
+    let span = |index: usize| {
+        let start = times.iter().map(|times| times[index].0).min()?;
+        let end = times.iter().map(|times| times[index].1).max()?;
+        Some((end - start).as_secs_f64())
+    };
     let bytes = (words * size_of::<u64>() * threads) as f64;
-    Spread::of(seconds).map(|seconds| bytes / seconds.median / 1e9)
+    Spread::of((1..RUNS).filter_map(span).collect()).map(|seconds| bytes / seconds.median / 1e9)
 }
 
 /// The sum of all words, in as many chains as the loads of a core keep busy.

@@ -13,6 +13,6 @@ mod machine;
 pub use self::{
     blocks::{Blocks, Spread, Timed},
     cost::{Cost, Work},
-    limits::{Limits, Peaks, read_bandwidth},
+    limits::{Limits, read_bandwidth},
     machine::{Noise, peak_memory, reset_peak_memory},
 };

@@ -21,7 +21,7 @@ use self::{
 use super::{Common, Usage, interrupt, note, synth};
 use crate::{
     Model, backends,
-    bench::{Blocks, Cost, Limits, Peaks, peak_memory, read_bandwidth, reset_peak_memory},
+    bench::{Blocks, Cost, Limits, peak_memory, read_bandwidth, reset_peak_memory},
     runner::Runner,
     source::Source,
 };
@@ -185,9 +185,9 @@ impl Bench {
         let entry = backends::find(Some(backend))?;
         let all = thread::available_parallelism().map_or(1, usize::from);
         let asked = self.common.threads.map(|threads| threads as usize).filter(|_| entry.threads).unwrap_or(all);
-        let limits = (!self.no_limits).then(|| Limits {
-            read: read_bandwidth(asked),
-            peaks: entry.peaks.map_or_else(Peaks::default, |measure| measure(asked)),
+        let limits = (!self.no_limits).then(|| {
+            let own = entry.limits.map_or_else(Limits::default, |measure| measure(asked));
+            Limits { read: own.read.or_else(|| read_bandwidth(asked)), ..own }
         });
         let later = reset_peak_memory();
         Ok(Loaded {
@@ -272,8 +272,8 @@ impl Loaded {
             self.load.as_secs_f64(),
             self.first_token.as_secs_f64()
         ));
-        let Some(Limits { read, peaks }) = self.limits else { return };
-        let known = [("f32", peaks.f32), ("bf16", peaks.bf16), ("int8", peaks.int8)];
+        let Some(Limits { read, f32, bf16, int8 }) = self.limits else { return };
+        let known = [("f32", f32), ("bf16", bf16), ("int8", int8)];
         let known =
             known.iter().filter_map(|(name, peak)| Some(format!("; {name} in registers {:.0} GFLOP/s", (*peak)?)));
         let read = read.map_or("not measured".to_owned(), |read| format!("{read:.1} GB/s"));

@@ -51,7 +51,7 @@ impl Line<'_> {
             operations,
             bytes,
             share_of_arithmetic: limits
-                .and_then(|limits| limits.peaks.of(loaded.compute))
+                .and_then(|limits| limits.arithmetic(loaded.compute))
                 .map(|peak| operations / peak),
             share_of_reading: limits.and_then(|limits| limits.read).map(|read| bytes / read),
         })
@@ -90,7 +90,6 @@ impl Line<'_> {
         let Self { case, loaded, timed, peak } = self;
         let figures = self.figures()?;
         let limits = loaded.limits.as_ref();
-        let peaks = limits.map(|limits| limits.peaks);
         Ok(json!({
             "engine": "consort",
             "version": env!("CARGO_PKG_VERSION"),
@@ -116,9 +115,9 @@ impl Line<'_> {
             "share_of_reading": figures.share_of_reading,
             "limits": {
                 "read_gb_s": limits.and_then(|limits| limits.read),
-                "f32_gflop_s": peaks.and_then(|peaks| peaks.f32),
-                "bf16_gflop_s": peaks.and_then(|peaks| peaks.bf16),
-                "int8_gflop_s": peaks.and_then(|peaks| peaks.int8),
+                "f32_gflop_s": limits.and_then(|limits| limits.f32),
+                "bf16_gflop_s": limits.and_then(|limits| limits.bf16),
+                "int8_gflop_s": limits.and_then(|limits| limits.int8),
             },
             "load_s": loaded.load.as_secs_f64(),
             "first_token_s": loaded.first_token.as_secs_f64(),
