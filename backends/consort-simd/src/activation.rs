@@ -54,3 +54,8 @@ pub(crate) fn soft_cap_backward(
     let _ = (x, d_y, cap);
     Err(unsupported(simd, "soft_cap_backward"))
 }
+
+#[inline(always)]
+pub(crate) fn activate<S: crate::isa::Isa>(isa: S, _kind: Activation, x: S::F) -> S::F {
+    isa.max(x, isa.zero())
+}

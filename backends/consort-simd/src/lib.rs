@@ -20,6 +20,7 @@ mod cached_attention;
 mod copy;
 mod cross_entropy;
 mod embedding;
+mod embedding_backward;
 mod fill;
 mod gather_rows;
 mod gemm;
@@ -29,14 +30,17 @@ mod linear;
 mod math;
 mod matmul;
 mod norm;
+mod packed;
 mod quantize;
 mod reduce;
 mod rotary;
 mod sample;
 mod scatter_rows;
+mod scratch;
 mod select;
 mod softmax;
 mod storage;
+mod strided;
 mod team;
 mod unary;
 mod write;
@@ -44,17 +48,20 @@ mod write;
 use std::sync::Arc;
 
 use consort_core::{
-    Backend, DType, Fused, FusedOf, HostData, Nothing, Outputs, Primitive, PrimitiveOf, Ready, Result, Spec, Tensor,
+    Backend, DType, Fused, FusedOf, HostData, Outputs, Primitive, PrimitiveOf, Ready, Result, Spec, StoredTensor,
+    Tensor, WeightDType, cache::CacheSpec,
 };
 use consort_scalar::Single;
 
 pub use self::{
+    cache::Store,
     isa::{Level, UnknownLevel},
     limits::{Limits, limits},
     storage::Buffer,
 };
 use self::{
-    storage::{Pool, Rows, misfit},
+    packed::Packed,
+    storage::{Pool, Rows, filled, misfit},
     team::Team,
 };
 
@@ -122,8 +129,8 @@ impl Simd {
 
 impl Backend for Simd {
     type Buffer = Buffer;
-    type Packed = Nothing;
-    type Store = Nothing;
+    type Packed = Packed;
+    type Store = Store;
     type Ticket = Ready;
     type Host = Single;
 
@@ -141,6 +148,38 @@ impl Backend for Simd {
 
     fn name(&self) -> &'static str {
         "simd"
+    }
+
+    fn pack(&self, parts: &[StoredTensor], dtype: WeightDType) -> Result<Packed> {
+        // This backend's floats are f32: that is what f64 is rounded to.
+        Packed::new(parts, if dtype == WeightDType::F64 { WeightDType::F32 } else { dtype })
+    }
+
+    fn repack(&self, packed: &Packed, x: &Tensor<Buffer>) -> Result<Packed> {
+        let mut x = x.clone();
+        packed.anew(self, self.rows(&mut x, packed.inputs)?)
+    }
+
+    fn unpack(&self, packed: &Packed) -> Result<Buffer> {
+        let mut out = self.pool.take::<f32>(packed.outputs * packed.inputs)?;
+        packed.unpack(self, filled::<f32>(&mut out)?);
+        Ok(out)
+    }
+
+    fn cache_new(&self, spec: &CacheSpec) -> Result<Store> {
+        Ok(Store::new(spec))
+    }
+
+    fn cache_reserve(&self, store: &Store, blocks: usize) -> Result<()> {
+        store.reserve(blocks)
+    }
+
+    fn cache_copy(&self, store: &Store, pairs: &[(u32, u32)]) -> Result<()> {
+        store.copy(pairs)
+    }
+
+    fn cache_read(&self, store: &Store, layer: usize, rows: &[u32]) -> Result<[Buffer; 2]> {
+        store.read(self, layer, rows)
     }
 
     fn primitive(&self, operation: &mut PrimitiveOf<Self>, out: &Spec) -> Result<Buffer> {
@@ -188,7 +227,9 @@ impl Backend for Simd {
             }
             Fused::LinearBackwardWeight { x, d_y, compute } => linear::linear_backward_weight(self, x, d_y, *compute),
             Fused::Embedding { weight, ids } => embedding::embedding(self, weight, ids),
-            Fused::EmbeddingBackward { ids, d_y, rows } => embedding::embedding_backward(self, ids, d_y, *rows),
+            Fused::EmbeddingBackward { ids, d_y, rows } => {
+                embedding_backward::embedding_backward(self, ids, d_y, *rows)
+            }
             Fused::Attention { query, key, value, bias, segments, attributes } => {
                 attention::attention(self, query, key, value, bias, segments, attributes)
             }

@@ -31,13 +31,19 @@ const CLASSES: usize = 4 * usize::BITS as usize;
 /// An element of a buffer.
 pub(crate) trait Item: Copy + Send + Sync + 'static {
     const DTYPE: DType;
+    const ZERO: Self;
 }
 
 macro_rules! items {
-    ($($Type:ty: $dtype:ident),*) => { $( impl Item for $Type { const DTYPE: DType = DType::$dtype; } )* };
+    ($($Type:ty: $dtype:ident $zero:expr),*) => { $(
+        impl Item for $Type {
+            const DTYPE: DType = DType::$dtype;
+            const ZERO: Self = $zero;
+        }
+    )* };
 }
 
-items!(f32: F32, f16: F16, bf16: BF16, u32: U32);
+items!(f32: F32 0.0, f16: F16 f16::ZERO, bf16: BF16 bf16::ZERO, u32: U32 0);
 
 /// Bytes of its own, all initialised; no bits are invalid as an [`Item`].
 pub(crate) struct Memory {
@@ -332,7 +338,11 @@ impl<'a> Rows<'a> {
     pub(crate) fn new(x: &'a Tensor<Buffer>, width: usize) -> Result<Option<Self>> {
         let elements = x.buffer.elements::<f32>()?;
         let layout = x.layout();
-        let count = layout.shape().elements() / width.max(1);
+        let sizes = layout.shape().sizes();
+        let count = match width {
+            0 => sizes[..sizes.len().saturating_sub(1)].iter().product(),
+            _ => layout.shape().elements() / width,
+        };
         let Ok(shape) = Shape::new(&[count, width]) else { return Ok(None) };
         let Some(flat) = layout.reshape(shape)? else { return Ok(None) };
         if width > 1 && flat.strides()[1] != 1 {
@@ -340,7 +350,7 @@ impl<'a> Rows<'a> {
         }
         let elements = elements.get(flat.offset()..).ok_or_else(|| misfit("a tensor beyond its buffer"))?;
         let stride = flat.strides()[0];
-        if count > 0 && (count - 1) * stride + width > elements.len() {
+        if count > 0 && width > 0 && (count - 1) * stride + width > elements.len() {
             return Err(misfit("a tensor beyond its buffer"));
         }
         Ok(Some(Self { elements, stride, count, width }))
@@ -348,7 +358,10 @@ impl<'a> Rows<'a> {
 
     /// Row `index`.
     pub(crate) fn row(&self, index: usize) -> &'a [f32] {
-        &self.elements[index * self.stride..][..self.width]
+        match self.width {
+            0 => &[],
+            width => &self.elements[index * self.stride..][..width],
+        }
     }
 
     /// The elements from the first row on; row r begins at `r · stride`.

@@ -16,6 +16,7 @@ impl Avx2 {
     }
 
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[inline(never)]
         #[target_feature(enable = "avx2,fma,f16c")]
         fn compiled<K: Kernel>(token: Avx2, kernel: K) -> K::Output {
             kernel.run(token)
@@ -42,9 +43,15 @@ impl Isa for Avx2 {
     const LANES: usize = 8;
     const FUSED: bool = true;
     const TILE_ROWS: usize = 6;
+    const INT8_ROWS: usize = 4;
     type F = __m256;
     type I = __m256i;
     type M = __m256;
+
+    #[inline(always)]
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+        self.run(kernel)
+    }
 
     instructions! {
         [] splat(x: f32) -> Self::F = _mm256_set1_ps(x);
@@ -64,6 +71,7 @@ impl Isa for Avx2 {
             _mm_storeu_si128(to.cast(), packed)
         };
         [unsafe] load_f16(from: *const u16) -> Self::F = _mm256_cvtph_ps(_mm_loadu_si128(from.cast()));
+        [unsafe] store_f16(to: *mut u16, x: Self::F) = _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x));
         [] add(a: Self::F, b: Self::F) -> Self::F = _mm256_add_ps(a, b);
         [] sub(a: Self::F, b: Self::F) -> Self::F = _mm256_sub_ps(a, b);
         [] mul(a: Self::F, b: Self::F) -> Self::F = _mm256_mul_ps(a, b);

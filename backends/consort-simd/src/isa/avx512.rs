@@ -23,6 +23,7 @@ impl Avx512 {
     }
 
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[inline(never)]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
         fn compiled<K: Kernel>(token: Avx512, kernel: K) -> K::Output {
             kernel.run(token)
@@ -49,9 +50,15 @@ impl Isa for Avx512 {
     const LANES: usize = 16;
     const FUSED: bool = true;
     const TILE_ROWS: usize = 14;
+    const INT8_ROWS: usize = 12;
     type F = __m512;
     type I = __m512i;
     type M = __mmask16;
+
+    #[inline(always)]
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+        self.run(kernel)
+    }
 
     instructions! {
         [] splat(x: f32) -> Self::F = _mm512_set1_ps(x);
@@ -67,6 +74,7 @@ impl Isa for Avx512 {
         [unsafe] load_bf16(from: *const u16) -> Self::F = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()))));
         [unsafe] store_bf16(to: *mut u16, x: Self::F) = _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(to_bf16(x)));
         [unsafe] load_f16(from: *const u16) -> Self::F = _mm512_cvtph_ps(_mm256_loadu_si256(from.cast()));
+        [unsafe] store_f16(to: *mut u16, x: Self::F) = _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x));
         [] add(a: Self::F, b: Self::F) -> Self::F = _mm512_add_ps(a, b);
         [] sub(a: Self::F, b: Self::F) -> Self::F = _mm512_sub_ps(a, b);
         [] mul(a: Self::F, b: Self::F) -> Self::F = _mm512_mul_ps(a, b);
@@ -96,6 +104,7 @@ impl Isa for Avx512 {
         [] shift_right [N] (x: Self::I) -> Self::I = _mm512_srli_epi32::<N>(x);
         [] dot_bf16(acc: Self::F, a: Self::I, b: Self::I) -> Self::F = _mm512_dpbf16_ps(acc, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b));
         [] dot_u8_i8(acc: Self::I, a: Self::I, b: Self::I) -> Self::I = _mm512_dpbusd_epi32(acc, a, b);
+        [] scale(x: Self::F, n: Self::F) -> Self::F = _mm512_scalef_ps(x, n);
         [] sum(x: Self::F) -> f32 = {
             let eight = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x));
             let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));

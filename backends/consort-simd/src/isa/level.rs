@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Kernel, portable::Portable};
+use super::{Isa, Kernel, portable::Portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512};
 
@@ -63,6 +63,28 @@ impl Level {
             Set::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Set::Avx512(_) => "avx512",
+        }
+    }
+
+    /// [`Isa::TILE_ROWS`].
+    pub(crate) fn tile_rows(self) -> usize {
+        match self.0 {
+            Set::Portable(_) => Portable::TILE_ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(_) => Avx2::TILE_ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512(_) => Avx512::TILE_ROWS,
+        }
+    }
+
+    /// [`Isa::INT8_ROWS`].
+    pub(crate) fn int8_rows(self) -> usize {
+        match self.0 {
+            Set::Portable(_) => Portable::INT8_ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(_) => Avx2::INT8_ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512(_) => Avx512::INT8_ROWS,
         }
     }
 

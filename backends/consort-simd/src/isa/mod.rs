@@ -33,6 +33,8 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     const FUSED: bool;
     /// Rows of a [`tile`](crate::gemm::tile): twice as many sums as these must be held in registers, with a few to spare.
     const TILE_ROWS: usize;
+    /// As [`TILE_ROWS`](Self::TILE_ROWS), of a product of bytes, whose sums leave less room.
+    const INT8_ROWS: usize;
     /// Floats.
     type F: Copy;
     /// Whole numbers of 32 bits.
@@ -40,6 +42,8 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// A truth for each lane.
     type M: Copy;
 
+    /// Runs `kernel` compiled by itself, and not into the caller: for what many kernels share.
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output;
     fn splat(self, x: f32) -> Self::F;
     fn splat_i(self, x: i32) -> Self::I;
     /// Reads LANES floats.
@@ -64,6 +68,8 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     unsafe fn store_bf16(self, to: *mut u16, x: Self::F);
     /// Reads LANES f16.
     unsafe fn load_f16(self, from: *const u16) -> Self::F;
+    /// Writes LANES f16: to nearest even, NaN stays NaN.
+    unsafe fn store_f16(self, to: *mut u16, x: Self::F);
 
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
@@ -110,6 +116,17 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn dot_bf16(self, acc: Self::F, a: Self::I, b: Self::I) -> Self::F;
     /// Of four bytes: `acc + Σ aᵢbᵢ`, a from 0 to 255, b from −128 to 127; exact.
     fn dot_u8_i8(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
+
+    /// `x · 2ⁿ` for whole n from −252 to 254, rounded once where `x · 2^(n/2)` is a normal number; NaN of NaNs.
+    #[inline(always)]
+    fn scale(self, x: Self::F, n: Self::F) -> Self::F {
+        // Two factors: 2ⁿ itself may be beyond the type where the product is not. 1.5 · 2²³ leaves n in the last bits.
+        let whole = self.splat(12_582_912.0);
+        let n = self.sub_i(self.bits(self.add(n, whole)), self.bits(whole));
+        let half = self.sub_i(self.shift_right::<1>(self.add_i(n, self.splat_i(512))), self.splat_i(256));
+        let power = |n| self.from_bits(self.shift_left::<23>(self.add_i(n, self.splat_i(127))));
+        self.mul(self.mul(x, power(half)), power(self.sub_i(n, half)))
+    }
 
     /// Sum of all lanes, by halves: lane i and lane i + LANES/2 first.
     fn sum(self, x: Self::F) -> f32;

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::Isa;
+use super::{Isa, Kernel};
 
 const LANES: usize = 8;
 
@@ -40,9 +40,15 @@ impl Isa for Portable {
     const LANES: usize = LANES;
     const FUSED: bool = false;
     const TILE_ROWS: usize = 4;
+    const INT8_ROWS: usize = 2;
     type F = [f32; LANES];
     type I = [i32; LANES];
     type M = [bool; LANES];
+
+    #[inline(never)]
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -110,6 +116,13 @@ impl Isa for Portable {
     unsafe fn load_f16(self, from: *const u16) -> Self::F {
         // SAFETY: the caller's promise.
         unsafe { read(from, |x| f16::from_bits(x).to_f32()) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut u16, x: Self::F) {
+        for (lane, x) in x.into_iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { to.add(lane).write_unaligned(f16::from_f32(x).to_bits()) }
+        }
     }
 
     #[inline(always)]
