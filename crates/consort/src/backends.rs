@@ -1,6 +1,12 @@
 //! The backends that were compiled in: the list here, a feature for each and an optional dependency in Cargo.toml.
 
-use crate::{Error, bench::Limits, model::LoadOptions, runner::Runner, source::Source};
+use crate::{
+    Error,
+    bench::{Limits, read_bandwidth},
+    model::LoadOptions,
+    runner::Runner,
+    source::Source,
+};
 
 /// A backend and whether it works here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +80,7 @@ backends! {
 
 #[cfg(feature = "simd")]
 fn simd(model: &Source<'_>, options: LoadOptions<'_>) -> Result<Box<dyn Runner>, Error> {
-    let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let threads = options.threads.unwrap_or_else(processors);
     let backend = consort_simd::Simd::with_threads(threads).map_err(|error| Error::Choice(error.to_string()))?;
     model.load_on(backend, options)
 }
@@ -105,6 +111,29 @@ pub fn compiled() -> Vec<BackendInfo> {
 /// [`Error::Choice`] when it is not compiled in, with what is.
 pub fn choose(name: Option<&str>) -> Result<BackendInfo, Error> {
     find(name).map(|entry| entry.info)
+}
+
+/// What this machine can do at most with the backend's instructions, on so many threads or all; takes a second and a gibibyte.
+///
+/// # Errors
+/// [`Error::Choice`] when the backend is not compiled in.
+pub fn limits(name: &str, threads: Option<usize>) -> Result<Limits, Error> {
+    let entry = find(Some(name))?;
+    let threads = self::threads(name, threads)?.unwrap_or_else(processors);
+    let own = entry.limits.map_or_else(Limits::default, |measure| measure(threads));
+    Ok(Limits { read: own.read.or_else(|| read_bandwidth(threads)), ..own })
+}
+
+/// Threads that the backend uses when it is asked for so many, or for all; `None` of one that takes no number.
+///
+/// # Errors
+/// [`Error::Choice`] when it is not compiled in.
+pub fn threads(name: &str, asked: Option<usize>) -> Result<Option<usize>, Error> {
+    Ok(find(Some(name))?.threads.then(|| asked.unwrap_or_else(processors)))
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// As [`choose`], with the way to load a model.

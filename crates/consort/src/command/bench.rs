@@ -6,7 +6,6 @@ mod line;
 use std::{
     io::{Write, stdout},
     path::PathBuf,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -21,7 +20,7 @@ use self::{
 use super::{Common, Usage, interrupt, note, synth};
 use crate::{
     Model, backends,
-    bench::{Blocks, Cost, Limits, peak_memory, read_bandwidth, reset_peak_memory},
+    bench::{Blocks, Cost, Limits, peak_memory, reset_peak_memory},
     runner::Runner,
     source::Source,
 };
@@ -182,20 +181,15 @@ impl Bench {
         }
         let first_token = start.elapsed();
         let peak = peak_memory().filter(|_| forgotten);
-        let entry = backends::find(Some(backend))?;
-        let all = thread::available_parallelism().map_or(1, usize::from);
-        let asked = self.common.threads.map(|threads| threads as usize).filter(|_| entry.threads).unwrap_or(all);
-        let limits = (!self.no_limits).then(|| {
-            let own = entry.limits.map_or_else(Limits::default, |measure| measure(asked));
-            Limits { read: own.read.or_else(|| read_bandwidth(asked)), ..own }
-        });
+        let threads = self.common.threads.map(|threads| threads as usize);
+        let limits = (!self.no_limits).then(|| backends::limits(backend, threads)).transpose()?;
         let later = reset_peak_memory();
         Ok(Loaded {
             name: subject.name.clone(),
             backend,
             dtype: self.common.dtype.clone().unwrap_or_else(|| subject.stored.clone()),
             compute: self.common.compute.as_deref().and_then(Compute::from_name).unwrap_or_default(),
-            threads: entry.threads.then_some(asked),
+            threads: backends::threads(backend, threads)?,
             cost: subject.cost.clone(),
             limits,
             load,
