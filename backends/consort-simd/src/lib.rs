@@ -27,6 +27,7 @@ mod gather_rows;
 mod gemm;
 mod isa;
 mod lanes;
+mod limits;
 mod linear;
 mod math;
 mod matmul;
@@ -57,6 +58,7 @@ use consort_scalar::Single;
 pub use self::{
     cache::Store,
     isa::{Level, UnknownLevel},
+    limits::{Limits, limits},
     storage::Buffer,
 };
 use self::{
