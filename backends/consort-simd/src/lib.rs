@@ -19,12 +19,14 @@ mod cache;
 mod cached_attention;
 mod copy;
 mod cross_entropy;
+mod elementwise;
 mod embedding;
 mod embedding_backward;
 mod fill;
 mod gather_rows;
 mod gemm;
 mod isa;
+mod lanes;
 mod linear;
 mod math;
 mod matmul;
@@ -47,12 +49,13 @@ mod write;
 use std::sync::Arc;
 
 use consort_core::{
-    Backend, DType, Fused, FusedOf, HostData, Nothing, Outputs, Primitive, PrimitiveOf, Ready, Result, Spec,
-    StoredTensor, Tensor, WeightDType,
+    Backend, DType, Fused, FusedOf, HostData, Outputs, Primitive, PrimitiveOf, Ready, Result, Spec, StoredTensor,
+    Tensor, WeightDType, cache::CacheSpec,
 };
 use consort_scalar::Single;
 
 pub use self::{
+    cache::Store,
     isa::{Level, UnknownLevel},
     storage::Buffer,
 };
@@ -127,7 +130,7 @@ impl Simd {
 impl Backend for Simd {
     type Buffer = Buffer;
     type Packed = Packed;
-    type Store = Nothing;
+    type Store = Store;
     type Ticket = Ready;
     type Host = Single;
 
@@ -161,6 +164,22 @@ impl Backend for Simd {
         let mut out = self.pool.take::<f32>(packed.outputs * packed.inputs)?;
         packed.unpack(self, filled::<f32>(&mut out)?);
         Ok(out)
+    }
+
+    fn cache_new(&self, spec: &CacheSpec) -> Result<Store> {
+        Ok(Store::new(spec))
+    }
+
+    fn cache_reserve(&self, store: &Store, blocks: usize) -> Result<()> {
+        store.reserve(blocks)
+    }
+
+    fn cache_copy(&self, store: &Store, pairs: &[(u32, u32)]) -> Result<()> {
+        store.copy(pairs)
+    }
+
+    fn cache_read(&self, store: &Store, layer: usize, rows: &[u32]) -> Result<[Buffer; 2]> {
+        store.read(self, layer, rows)
     }
 
     fn primitive(&self, operation: &mut PrimitiveOf<Self>, out: &Spec) -> Result<Buffer> {
