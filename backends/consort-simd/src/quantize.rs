@@ -125,46 +125,6 @@ pub(crate) fn quantize_row<S: Isa>(isa: S, x: &[f32], codes: &mut [i8], scales: 
     }
 }
 
-/// The activations that a product in int8 is of: scale times code, for weights that are multiplied as numbers.
-///
-/// # Errors
-/// Out of memory.
-pub(crate) fn quantized(simd: &Simd, x: Rows<'_>) -> Result<Buffer> {
-    let mut out = simd.pool.take::<f32>(x.count * x.width)?;
-    if x.width > 0 {
-        let grain = 1 + 4096 / x.width;
-        simd.team.rows(filled::<f32>(&mut out)?, x.width, grain, |first, to| {
-            simd.level.run(Rounded { x, first, to });
-        });
-    }
-    Ok(out)
-}
-
-struct Rounded<'a> {
-    x: Rows<'a>,
-    first: usize,
-    to: &'a mut [f32],
-}
-
-impl Kernel for Rounded<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Isa>(self, isa: S) {
-        // Some blocks at a time.
-        const PIECE: usize = 16 * ACTIVATION_BLOCK;
-        let (mut codes, mut scales) = ([0i8; PIECE], [0f32; 16]);
-        for (row, to) in (self.first..).zip(self.to.chunks_exact_mut(self.x.width)) {
-            for (x, to) in self.x.row(row).chunks(PIECE).zip(to.chunks_mut(PIECE)) {
-                quantize_row(isa, x, &mut codes[..x.len()], &mut scales[..x.len().div_ceil(ACTIVATION_BLOCK)]);
-                for (index, to) in to.iter_mut().enumerate() {
-                    *to = f32::from(codes[index]) * scales[index / ACTIVATION_BLOCK];
-                }
-            }
-        }
-    }
-}
-
 /// Sets the scale of a block; gives what its elements times are its codes, `None` where these are all 0.
 #[inline(always)]
 fn factors<S: Isa>(isa: S, x: &[f32], scale: &mut f32) -> Option<f32> {
