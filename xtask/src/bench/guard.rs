@@ -20,6 +20,8 @@ use crate::{Outcome, process::shown, workspace};
 
 /// Where the counts are committed, by backend.
 const COUNTS: &str = "xtask/instructions.json";
+/// The model.
+const MODEL: &str = "xtask/guard.toml";
 /// A count may differ by this share: compilers change.
 const TOLERANCE: f64 = 0.10;
 /// The level that every counting tool knows.
@@ -120,8 +122,8 @@ fn tool() -> Option<Tool> {
 fn per_token(tool: Tool, built: &Built, backend: &str, case: &Count) -> Result<f64> {
     let run = |[prompt, new]: [&str; 2]| {
         let mut command = Command::new(&built.consort);
-        command.current_dir(workspace::root()).env("CONSORT_SIMD", LEVEL);
-        command.args(["bench", "--random-config", "configs/stories-15m.toml", "--backend", backend, "--threads", "1"]);
+        command.current_dir(workspace::root()).env("CONSORT_SIMD", LEVEL).env("RAYON_NUM_THREADS", "1");
+        command.args(["bench", "--random-config", MODEL, "--backend", backend, "--threads", "1"]);
         command.args(["--dtype", case.types[0], "--compute", case.types[1]]);
         command.args(["--prompt-tokens", prompt, "--new-tokens", new]);
         command.args(["--repetitions", "1", "--block", "0", "--no-limits", "--json"]);
