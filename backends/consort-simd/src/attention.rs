@@ -12,7 +12,7 @@ use consort_core::{
 use smallvec::{SmallVec, smallvec};
 
 pub(crate) use self::{
-    attend::{Attend, Run, Sequences, distances, seen_by},
+    attend::{Attend, Run, Sequences, distances},
     bias::Distances,
     chunk::Score,
     panels::Panels,

@@ -80,7 +80,9 @@ trait Cast<T: Item>: Item {
     #[inline(always)]
     fn row<S: Isa>(isa: S, from: &[Self], to: &mut [T]) {
         let _ = isa;
-        to.iter_mut().zip(from).for_each(|(to, from)| *to = from.one());
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = from.one();
+        }
     }
 }
 
@@ -111,7 +113,9 @@ macro_rules! casts {
                     // SAFETY: both have LANES elements; f16 and bf16 are their bits.
                     unsafe { $lanes };
                 }
-                to.into_remainder().iter_mut().zip(from.remainder()).for_each(|(to, from)| *to = from.one());
+                for (to, from) in to.into_remainder().iter_mut().zip(from.remainder()) {
+                    *to = from.one();
+                }
             }
         }
     )* };
@@ -167,14 +171,18 @@ impl<F: Cast<T>, T: Item> Kernel for Straight<'_, F, T> {
         let Self { walk, from, to, range } = self;
         let [step] = walk.steps();
         let start = range.start;
-        walk.segments(range, |range, [first]| {
+        for (range, [first]) in walk.segments(range) {
             let to = &mut to[range.start - start..range.end - start];
             match step {
                 1 => F::row(isa, &from[first..first + to.len()], to),
                 0 => to.fill(from[first].one()),
-                _ => to.iter_mut().zip(from[first..].iter().step_by(step)).for_each(|(to, from)| *to = from.one()),
+                _ => {
+                    for (to, from) in to.iter_mut().zip(from[first..].iter().step_by(step)) {
+                        *to = from.one();
+                    }
+                }
             }
-        });
+        }
     }
 }
 
@@ -256,7 +264,9 @@ impl<F: Cast<T>, T: Item> Kernel for Turned<'_, F, T> {
                 let columns = TILE.min(turn.columns - column);
                 for c in 0..columns {
                     let from = &from[from_first + row + (column + c) * turn.column_stride..][..rows];
-                    tile[c..].iter_mut().step_by(TILE).zip(from).for_each(|(tile, from)| *tile = *from);
+                    for (r, from) in from.iter().enumerate() {
+                        tile[r * TILE + c] = *from;
+                    }
                 }
                 for (r, tile) in tile.chunks_exact(TILE).take(rows).enumerate() {
                     let start = to_first + (row + r) * turn.row_stride + column;

@@ -13,14 +13,14 @@ use consort_core::{
 
 use super::{
     bias::Distances,
-    chunk::{CHUNK, ChunkOf, Partial, QUERIES, Score, TileRows, merge, pack_queries},
+    chunk::{CHUNK, ChunkOf, MOST_ROWS, Partial, QUERIES, Score, TileRows, merge, pack_queries},
     panels::Panels,
 };
 use crate::{
     Simd,
-    gemm::tile::MOST_ROWS,
     isa::{Isa, Kernel},
     math,
+    scratch::with_scratch,
     storage::{Rows, filled},
     team::Parts,
 };
@@ -156,7 +156,8 @@ impl<'a> Attend<'a> {
         }
         let cut = |task: usize| task * tiles.len() / tasks;
         simd.team.each(tasks, |task| {
-            with_scratch(self.scratch(), |scratch| {
+            with_scratch(self.scratch(), 0, |memory| {
+                let scratch = memory.sums;
                 simd.level.run(Whole { attend: self, tiles: &tiles[cut(task)..cut(task + 1)], out, scratch });
             });
         });
@@ -175,7 +176,8 @@ impl<'a> Attend<'a> {
             if chunk < tile.chunks.end {
                 // SAFETY: each task has its own part.
                 let partial = unsafe { parts.part(task * size..(task + 1) * size) };
-                with_scratch(self.scratch(), |scratch| {
+                with_scratch(self.scratch(), 0, |memory| {
+                    let scratch = memory.sums;
                     simd.level.run(One { attend: self, tile, chunk, partial, scratch });
                 });
             }
@@ -384,18 +386,4 @@ impl Kernel for Merge<'_> {
 thread_local! {
     /// Room for tiles, kept between calls.
     static TILES: RefCell<Vec<Tile>> = const { RefCell::new(Vec::new()) };
-    /// Room to work in, kept between calls.
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Runs with so many floats of this thread's own, from a cache line's beginning, whatever is in them.
-pub(crate) fn with_scratch<T>(floats: usize, run: impl FnOnce(&mut [f32]) -> T) -> T {
-    let mut all = SCRATCH.take();
-    if all.len() < floats + 16 {
-        all.resize(floats + 16, 0.0);
-    }
-    let skipped = all.as_ptr().align_offset(64).min(16);
-    let done = run(&mut all[skipped..][..floats]);
-    SCRATCH.set(all);
-    done
 }

@@ -7,16 +7,15 @@ use std::ops::Range;
 
 use super::{attend::Sequences, panels::Panels};
 use crate::{
-    gemm::{
-        PANEL,
-        tile::{MOST_ROWS, tile},
-    },
+    gemm::{PANEL, tile},
     isa::Isa,
     math,
 };
 
 /// Positions whose scores are held at once. A multiple of [`PANEL`].
 pub(crate) const CHUNK: usize = 256;
+/// Most rows of a tile of any instruction set.
+pub(crate) const MOST_ROWS: usize = 14;
 /// From one channel of the packed queries to the next.
 pub(super) const QUERIES: usize = 16;
 
