@@ -12,7 +12,7 @@ use crate::isa::{Isa, Kernel, Level};
 /// Bytes that are read at a time, all threads together: far beyond any last-level cache.
 const BYTES: usize = 1 << 30;
 /// Runs of each measurement, the first of which warms up.
-const RUNS: usize = 16;
+const RUNS: usize = 32;
 /// Links of a chain: some milliseconds.
 const LINKS: usize = 1_000_000;
 /// Independent chains, so that a multiply-add need not wait for the last: two a cycle, four to five cycles each.
