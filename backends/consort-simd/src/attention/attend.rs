@@ -13,8 +13,8 @@ use consort_core::{
 
 use super::{
     bias::Distances,
-    chunk::{CHUNK, ChunkOf, MOST_ROWS, Partial, QUERIES, Score, TileRows, merge, pack_queries},
-    panels::Panels,
+    chunk::{CHUNK, ChunkOf, MOST_ROWS, NONE, Partial, QUERIES, Score, TileRows, merge},
+    panels::{Panels, columns},
 };
 use crate::{
     Simd,
@@ -227,7 +227,7 @@ impl<'a> Attend<'a> {
         let (queries, scratch) = scratch.split_at_mut(self.queries());
         let (scores, next) = scratch.split_at_mut(MOST_ROWS * CHUNK);
         let width = self.panels.width;
-        pack_queries(queries, rows.count, |index| {
+        columns::<QUERIES>(queries, 0, rows.count, |index| {
             let pair = tile.pairs.start + index;
             let head = self.query_head(tile, pair);
             // Heads without width have no rows.
@@ -286,7 +286,8 @@ impl<'a> Attend<'a> {
             if is_seen {
                 let sum = isa.splat(sum);
                 for (y, x) in y.chunks_mut(S::LANES).zip(merged.chunks_exact(S::LANES)) {
-                    isa.write(y, isa.div(isa.read(x), sum));
+                    // −0 becomes 0: whether terms of 0 were added or left out shows in that alone.
+                    isa.write(y, isa.add(isa.div(isa.read(x), sum), isa.zero()));
                 }
             } else {
                 y.fill(0.0);
