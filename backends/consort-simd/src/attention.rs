@@ -4,6 +4,8 @@ mod attend;
 mod bias;
 mod chunk;
 mod panels;
+#[cfg(test)]
+mod tests;
 
 use consort_core::{
     Outputs, Result, Tensor,

@@ -26,7 +26,9 @@ use crate::{
 };
 
 /// Products that a task has at least: some microseconds.
-const TASK: usize = 1 << 18;
+const TASK: usize = 1 << 17;
+/// What it takes to read a tile's keys, in rows of products.
+const READING: usize = 4;
 
 /// Where queries and keys belong.
 pub(crate) trait Sequences: Sync {
@@ -123,7 +125,7 @@ impl<'a> Attend<'a> {
         self.heads / self.panels.heads.max(1)
     }
 
-    /// Cuts runs into tiles, head by head; gives how many products there are.
+    /// Cuts runs into tiles, head by head; gives how many products that is worth.
     fn tiles(&self, height: usize, runs: &[Run], tiles: &mut Vec<Tile>) -> usize {
         tiles.clear();
         let mut work = 0;
@@ -138,7 +140,7 @@ impl<'a> Attend<'a> {
                         seen_by(self.mask, position, self.sequences.length(run.sequence))
                     };
                     let (start, end) = (seen(pairs.start).start, seen(pairs.end - 1).end.max(seen(pairs.start).end));
-                    work += 2 * pairs.len() * end.saturating_sub(start) * self.panels.width;
+                    work += 2 * (pairs.len() + READING) * end.saturating_sub(start) * self.panels.width;
                     let chunks = start / CHUNK..end.div_ceil(CHUNK);
                     tiles.push(Tile { sequence: run.sequence, first: run.rows.start, head, pairs, chunks });
                 }
@@ -201,8 +203,7 @@ impl<'a> Attend<'a> {
     /// What each row of a tile sees, and its biases.
     #[inline(always)]
     fn rows(&self, tile: &Tile) -> TileRows<'_> {
-        let mut rows =
-            TileRows { count: tile.pairs.len(), seen: std::array::from_fn(|_| 0..0), bias: [(&[][..], 0); MOST_ROWS] };
+        let mut rows = TileRows { count: tile.pairs.len(), seen: [NONE; MOST_ROWS], bias: [(&[], 0); MOST_ROWS] };
         let length = self.sequences.length(tile.sequence);
         for (index, pair) in tile.pairs.clone().enumerate() {
             let position = self.sequences.position(tile.first + pair / self.group());
