@@ -497,7 +497,7 @@ fn backends() -> Outcome {
 }
 
 fn help() -> Outcome {
-    for part in ["", "generate", "forward", "tokenize", "info", "quantize", "synth", "backends"] {
+    for part in ["", "generate", "forward", "tokenize", "info", "bench", "quantize", "synth", "backends"] {
         let args: &[&str] = if part.is_empty() { &["--help"] } else { &[part, "--help"] };
         let text = done(args)?;
         check(

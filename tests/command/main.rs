@@ -4,6 +4,7 @@
 //! of the repository, copied to a temporary folder where a test gives them a tokenizer or damages them. Commands have
 //! limits on time and memory, so that an endless loop or a lying length fails a test and not the machine.
 
+mod bench;
 mod gguf;
 mod good;
 mod refused;
@@ -22,5 +23,6 @@ fn main() -> ExitCode {
     let mut trials = good::good();
     trials.extend(refused::bad());
     trials.extend(gguf::trials());
+    trials.extend(bench::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

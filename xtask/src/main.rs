@@ -1,10 +1,11 @@
-//! Build tasks of the workspace: `cargo xtask ci | test | golden | compare | new-backend`.
+//! Build tasks of the workspace: `cargo xtask ci | test | golden | compare | bench | new-backend`.
 //!
 //! They are the only build scripts: a laptop and the CI machine run the same ones. No backend is linked here;
 //! [`compare`] builds the runner with those asked for. Exit status: 0 done, 1 failed, 2 wrong usage.
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod ci;
 mod compare;
 mod golden;
@@ -33,6 +34,8 @@ enum Task {
     Test,
     /// Shows that backends compute what the f64 oracle does: operations, then whole models.
     Compare(compare::Arguments),
+    /// Measures speed: operations, models, training; or ours in turn with other engines.
+    Bench(bench::Arguments),
     /// Makes golden models and vectors anew, with torch in a virtual environment of its own.
     Golden(golden::Arguments),
     /// Makes a backend of three methods that passes everything, for making native.
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Task::Ci => ci::run(),
         Task::Test => ci::test(),
         Task::Compare(arguments) => compare::run(arguments),
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Golden(arguments) => golden::run(&arguments),
         Task::NewBackend(arguments) => new_backend::run(&arguments),
     };

@@ -105,20 +105,20 @@ impl Kernel for Step<'_> {
     fn run<S: Isa>(self, isa: S) {
         let Self { out: [p, m, v], from, gradient, constants } = self;
         let [from_p, from_m, from_v] = from;
-        let splat = |x| isa.splat(x);
-        let [keep, beta1, rest1, beta2] =
-            [constants.keep, constants.beta1, constants.rest1, constants.beta2].map(splat);
-        let [rest2, rate, correction2, epsilon] =
-            [constants.rest2, constants.rate, constants.correction2, constants.epsilon].map(splat);
+        let (keep, rate) = (isa.splat(constants.keep), isa.splat(constants.rate));
+        let (beta1, rest1) = (isa.splat(constants.beta1), isa.splat(constants.rest1));
+        let (beta2, rest2) = (isa.splat(constants.beta2), isa.splat(constants.rest2));
+        let (correction2, epsilon) = (isa.splat(constants.correction2), isa.splat(constants.epsilon));
         for start in (0..gradient.len()).step_by(S::LANES) {
-            let read = |from: Option<&[f32]>, out: &[f32]| isa.read(&from.unwrap_or(out)[start..]);
             let g = isa.read(&gradient[start..]);
-            let first = isa.add(isa.mul(read(from_m, m), beta1), isa.mul(g, rest1));
-            let second = isa.add(isa.mul(read(from_v, v), beta2), isa.mul(isa.mul(g, g), rest2));
+            let first = isa.read(&from_m.unwrap_or(m)[start..]);
+            let second = isa.read(&from_v.unwrap_or(v)[start..]);
+            let parameter = isa.read(&from_p.unwrap_or(p)[start..]);
+            let first = isa.add(isa.mul(first, beta1), isa.mul(g, rest1));
+            let second = isa.add(isa.mul(second, beta2), isa.mul(isa.mul(g, g), rest2));
             let divisor = isa.add(isa.sqrt(isa.mul(second, correction2)), epsilon);
             let update = isa.div(isa.mul(first, rate), divisor);
-            let parameter = isa.sub(isa.mul(read(from_p, p), keep), update);
-            isa.write(&mut p[start..], parameter);
+            isa.write(&mut p[start..], isa.sub(isa.mul(parameter, keep), update));
             isa.write(&mut m[start..], first);
             isa.write(&mut v[start..], second);
         }

@@ -75,42 +75,69 @@ impl Kernel for Arithmetic<'_> {
     #[inline(always)]
     fn run<S: Isa>(self, isa: S) {
         match self.kind {
-            BinaryKind::Add => self.each(isa, |a, b| isa.add(a, b)),
-            BinaryKind::Subtract => self.each(isa, |a, b| isa.sub(a, b)),
-            BinaryKind::Multiply => self.each(isa, |a, b| isa.mul(a, b)),
-            BinaryKind::Divide => self.each(isa, |a, b| isa.div(a, b)),
-            // The lanes' own give b where either is a NaN.
-            BinaryKind::Maximum => self.each(isa, |a, b| isa.select(isa.unordered(a, a), a, isa.max(a, b))),
-            BinaryKind::Minimum => self.each(isa, |a, b| isa.select(isa.unordered(a, a), a, isa.min(a, b))),
-            // These have kernels of their own.
+            BinaryKind::Add => self.each::<S, Add>(isa),
+            BinaryKind::Subtract => self.each::<S, Subtract>(isa),
+            BinaryKind::Multiply => self.each::<S, Multiply>(isa),
+            BinaryKind::Divide => self.each::<S, Divide>(isa),
+            BinaryKind::Maximum => self.each::<S, Maximum>(isa),
+            BinaryKind::Minimum => self.each::<S, Minimum>(isa),
+            // These have a kernel of their own.
             BinaryKind::Less | BinaryKind::Equal => {}
         }
     }
 }
 
+/// f, in lanes.
+trait Function {
+    fn of<S: Isa>(isa: S, a: S::F, b: S::F) -> S::F;
+}
+
+macro_rules! functions {
+    ($($Name:ident |$isa:ident, $a:ident, $b:ident| $f:expr;)*) => { $(
+        struct $Name;
+
+        impl Function for $Name {
+            #[inline(always)]
+            fn of<S: Isa>($isa: S, $a: S::F, $b: S::F) -> S::F {
+                $f
+            }
+        }
+    )* };
+}
+
+functions! {
+    Add |isa, a, b| isa.add(a, b);
+    Subtract |isa, a, b| isa.sub(a, b);
+    Multiply |isa, a, b| isa.mul(a, b);
+    Divide |isa, a, b| isa.div(a, b);
+    // The lanes' own give b where either is a NaN.
+    Maximum |isa, a, b| isa.select(isa.unordered(a, a), a, isa.max(a, b));
+    Minimum |isa, a, b| isa.select(isa.unordered(a, a), a, isa.min(a, b));
+}
+
 impl Arithmetic<'_> {
     #[inline(always)]
-    fn each<S: Isa>(self, isa: S, f: impl Fn(S::F, S::F) -> S::F) {
+    fn each<S: Isa, F: Function>(self, isa: S) {
         let Self { walk, a, b, out, range, .. } = self;
         let [a_step, b_step] = walk.steps();
         let start = range.start;
         let mut together = [[0.0; CHUNK]; 2];
-        walk.segments(range, |range, [a_first, b_first]| {
+        for (range, [a_first, b_first]) in walk.segments(range) {
             let out = &mut out[range.start - start..range.end - start];
             for (chunk, out) in out.chunks_mut(CHUNK).enumerate() {
                 let done = chunk * CHUNK;
                 let [a_together, b_together] = &mut together;
-                let (a, a_moves) = lanes::<S>(a, a_first + done * a_step, a_step, out, a_together);
-                let (b, b_moves) = lanes::<S>(b, b_first + done * b_step, b_step, out, b_together);
+                let a = lanes::<S>(a, a_first + done * a_step, a_step, out, a_together);
+                let b = lanes::<S>(b, b_first + done * b_step, b_step, out, b_together);
                 // SAFETY: an operand has as many elements as the output, or LANES where it does not move; one that is the
                 // output is read before it is written, lane by lane.
-                unsafe { combine(isa, a, a_moves, b, b_moves, out.as_mut_ptr(), out.len(), &f) };
+                unsafe { combine::<S, F>(isa, a, b, out.as_mut_ptr(), out.len()) };
             }
-        });
+        }
     }
 }
 
-/// Where lanes of an operand are read, and whether that moves on with the output.
+/// Where lanes of an operand are read, and how far that moves on with each element of the output: 1 or 0.
 #[inline(always)]
 fn lanes<S: Isa>(
     x: Option<&[f32]>,
@@ -118,17 +145,17 @@ fn lanes<S: Isa>(
     step: usize,
     out: &mut [f32],
     together: &mut [f32; CHUNK],
-) -> (*const f32, bool) {
+) -> (*const f32, usize) {
     match (x, step) {
-        (None, _) => (out.as_ptr(), true),
-        (Some(x), 1) => (x[first..first + out.len()].as_ptr(), true),
+        (None, _) => (out.as_ptr(), 1),
+        (Some(x), 1) => (x[first..first + out.len()].as_ptr(), 1),
         (Some(x), 0) => {
             together[..S::LANES].fill(x[first]);
-            (together.as_ptr(), false)
+            (together.as_ptr(), 0)
         }
         (Some(x), _) => {
             gather(&x[first..], step, &mut together[..out.len()]);
-            (together.as_ptr(), true)
+            (together.as_ptr(), 1)
         }
     }
 }
@@ -138,30 +165,25 @@ fn lanes<S: Isa>(
 /// # Safety
 /// `out` must be good for `count` elements, and so an operand that moves; one that does not, for LANES.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "two operands and an output")]
-unsafe fn combine<S: Isa>(
+unsafe fn combine<S: Isa, F: Function>(
     isa: S,
-    a: *const f32,
-    a_moves: bool,
-    b: *const f32,
-    b_moves: bool,
+    (a, a_moves): (*const f32, usize),
+    (b, b_moves): (*const f32, usize),
     out: *mut f32,
     count: usize,
-    f: &impl Fn(S::F, S::F) -> S::F,
 ) {
-    let at = |moves: bool, index: usize| if moves { index } else { 0 };
     let whole = count - count % S::LANES;
     // SAFETY: `index + LANES ≤ count`, or what is left of it.
     unsafe {
         for index in (0..whole).step_by(S::LANES) {
-            let (a, b) = (isa.load(a.add(at(a_moves, index))), isa.load(b.add(at(b_moves, index))));
-            isa.store(out.add(index), f(a, b));
+            let (a, b) = (isa.load(a.add(index * a_moves)), isa.load(b.add(index * b_moves)));
+            isa.store(out.add(index), F::of(isa, a, b));
         }
         if whole < count {
             let left = count - whole;
-            let a = isa.load_first(a.add(at(a_moves, whole)), left);
-            let b = isa.load_first(b.add(at(b_moves, whole)), left);
-            isa.store_first(out.add(whole), left, f(a, b));
+            let a = isa.load_first(a.add(whole * a_moves), left);
+            let b = isa.load_first(b.add(whole * b_moves), left);
+            isa.store_first(out.add(whole), left, F::of(isa, a, b));
         }
     }
 }
@@ -222,15 +244,60 @@ impl<T: Item, F: Fn(T, T) -> bool> Kernel for Compare<'_, T, F> {
         let [a_step, b_step] = walk.steps();
         let start = range.start;
         let mut together = [[T::ZERO; CHUNK]; 2];
-        walk.segments(range, |range, [a_first, b_first]| {
+        for (range, [a_first, b_first]) in walk.segments(range) {
             let out = &mut out[range.start - start..range.end - start];
             for (chunk, out) in out.chunks_mut(CHUNK).enumerate() {
                 let done = chunk * CHUNK;
                 let [a_together, b_together] = &mut together;
                 let a = run(a, a_first + done * a_step, a_step, out.len(), a_together);
                 let b = run(b, b_first + done * b_step, b_step, out.len(), b_together);
-                out.iter_mut().zip(a).zip(b).for_each(|((out, &a), &b)| *out = u32::from(f(a, b)));
+                for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
+                    *out = u32::from(f(a, b));
+                }
             }
-        });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use consort_core::{Backend, DType, HostData, Shape};
+
+    use super::*;
+    use crate::isa::Level;
+
+    #[test]
+    fn every_length_and_pattern_in_place_or_not() {
+        let values = |from: usize| (0..200).map(|i| ((i + from) * 37 % 101) as f32 - 50.0).collect::<Vec<_>>();
+        for simd in Level::available().into_iter().map(|level| Simd::new(level, 1)) {
+            for length in (1..40).chain([CHUNK - 1, CHUNK + 1, 3 * CHUNK + 5]) {
+                // Elements of `a`, of `b`, and the step of `b`.
+                for (step, offset, held) in [1, 0, 2].into_iter().flat_map(|step| {
+                    [0, 3].into_iter().flat_map(move |offset| [false, true].map(|held| (step, offset, held)))
+                }) {
+                    let all: Vec<f32> = values(1).into_iter().cycle().take(2 * length + 4).collect();
+                    let a: Vec<f32> = values(0).into_iter().cycle().take(length).collect();
+                    let shape = Shape::new(&[length]).unwrap();
+                    let upload = |data: &[f32]| simd.upload(HostData::F32(data.to_vec())).unwrap();
+                    let layout = consort_core::Layout::strided(shape, &[step], offset).unwrap();
+                    for swap in [false, true] {
+                        let mut x = Tensor::new(upload(&a), shape, DType::F32);
+                        let mut y = Tensor::with_layout(upload(&all), layout, DType::F32);
+                        let also = held.then(|| x.clone());
+                        let spec = Spec { shape, dtype: DType::F32 };
+                        let (one, other) = if swap { (&mut y, &mut x) } else { (&mut x, &mut y) };
+                        let found = binary(&simd, one, other, BinaryKind::Subtract, &spec).unwrap();
+                        let sign = if swap { -1.0 } else { 1.0 };
+                        for (index, found) in found.elements::<f32>().unwrap().iter().enumerate() {
+                            let expected = sign * (a[index] - all[offset + index * step]);
+                            assert_eq!(*found, expected, "{:?} {length} {step} {offset} {index}", simd.level());
+                        }
+                        if let Some(also) = also {
+                            assert_eq!(also.buffer.elements::<f32>().unwrap(), a);
+                        }
+                    }
+                }
+            }
+        }
     }
 }

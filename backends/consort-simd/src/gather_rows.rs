@@ -28,14 +28,14 @@ fn typed<T: Item>(simd: &Simd, x: &Tensor<Buffer>, ids: &Tensor<Buffer>) -> Resu
                 out.fill(T::ZERO);
                 continue;
             }
-            row.segments(0..width, |range, [first]| {
+            for (range, [first]) in row.segments(0..width) {
                 let (from, to) = (&x[first + id * stride..], &mut out[range]);
                 match step {
                     1 => to.copy_from_slice(&from[..to.len()]),
                     0 => to.fill(from[0]),
                     _ => gather(from, step, to),
                 }
-            });
+            }
         }
     });
     Ok(out)

@@ -19,12 +19,15 @@ mod cache;
 mod cached_attention;
 mod copy;
 mod cross_entropy;
+mod elementwise;
 mod embedding;
 mod embedding_backward;
 mod fill;
 mod gather_rows;
 mod gemm;
 mod isa;
+mod lanes;
+mod limits;
 mod linear;
 mod math;
 mod matmul;
@@ -55,6 +58,7 @@ use consort_scalar::Single;
 pub use self::{
     cache::Store,
     isa::{Level, UnknownLevel},
+    limits::{Limits, limits},
     storage::Buffer,
 };
 use self::{
@@ -148,22 +152,6 @@ impl Backend for Simd {
         "simd"
     }
 
-    fn cache_new(&self, spec: &CacheSpec) -> Result<Store> {
-        Ok(Store::new(spec))
-    }
-
-    fn cache_reserve(&self, store: &Store, blocks: usize) -> Result<()> {
-        store.reserve(blocks)
-    }
-
-    fn cache_copy(&self, store: &Store, pairs: &[(u32, u32)]) -> Result<()> {
-        store.copy(pairs)
-    }
-
-    fn cache_read(&self, store: &Store, layer: usize, rows: &[u32]) -> Result<[Buffer; 2]> {
-        store.read(self, layer, rows)
-    }
-
     fn pack(&self, parts: &[StoredTensor], dtype: WeightDType) -> Result<Packed> {
         // This backend's floats are f32: that is what f64 is rounded to.
         Packed::new(parts, if dtype == WeightDType::F64 { WeightDType::F32 } else { dtype })
@@ -178,6 +166,22 @@ impl Backend for Simd {
         let mut out = self.pool.take::<f32>(packed.outputs * packed.inputs)?;
         packed.unpack(self, filled::<f32>(&mut out)?);
         Ok(out)
+    }
+
+    fn cache_new(&self, spec: &CacheSpec) -> Result<Store> {
+        Ok(Store::new(spec))
+    }
+
+    fn cache_reserve(&self, store: &Store, blocks: usize) -> Result<()> {
+        store.reserve(blocks)
+    }
+
+    fn cache_copy(&self, store: &Store, pairs: &[(u32, u32)]) -> Result<()> {
+        store.copy(pairs)
+    }
+
+    fn cache_read(&self, store: &Store, layer: usize, rows: &[u32]) -> Result<[Buffer; 2]> {
+        store.read(self, layer, rows)
     }
 
     fn primitive(&self, operation: &mut PrimitiveOf<Self>, out: &Spec) -> Result<Buffer> {

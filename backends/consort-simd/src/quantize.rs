@@ -52,22 +52,55 @@ impl Kernel for Quantize<'_> {
     fn run<S: Isa>(self, isa: S) {
         let Self { rows, first, codes, scales } = self;
         let blocks = rows.width.div_ceil(ACTIVATION_BLOCK);
-        let of_rows = codes.chunks_exact_mut(rows.width).zip(scales.chunks_exact_mut(blocks));
+        let of_rows = codes.chunks_exact_mut(rows.width.max(1)).zip(scales.chunks_exact_mut(blocks.max(1)));
         for (index, (codes, scales)) in of_rows.enumerate() {
             let x = rows.row(first + index).chunks(ACTIVATION_BLOCK);
             for ((x, codes), scale) in x.zip(codes.chunks_mut(ACTIVATION_BLOCK)).zip(scales) {
                 let factor = factors(isa, x, scale);
-                match factor {
-                    None => codes.fill(0.0),
-                    Some(factor) => {
-                        let factor = isa.splat(factor);
-                        for (x, codes) in x.chunks(S::LANES).zip(codes.chunks_mut(S::LANES)) {
-                            isa.write(codes, isa.round(isa.mul(isa.read(x), factor)));
-                        }
-                    }
-                }
+                block(isa, x, factor, 1.0, codes);
             }
         }
+    }
+}
+
+/// `scale · code` `[T, D]`: what [`dequantize_activations`](consort_core::decompose::dequantize_activations) gives of both.
+pub(crate) fn quantized(simd: &Simd, rows: Rows<'_>) -> Result<Buffer> {
+    let mut out = simd.pool.take::<f32>(rows.count * rows.width)?;
+    simd.team.rows(filled(&mut out)?, rows.width, GRAIN / rows.width.max(1), |first, out| {
+        simd.level.run(Quantized { rows, first, out });
+    });
+    Ok(out)
+}
+
+struct Quantized<'a> {
+    rows: Rows<'a>,
+    first: usize,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Quantized<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, isa: S) {
+        for (index, out) in self.out.chunks_exact_mut(self.rows.width.max(1)).enumerate() {
+            let x = self.rows.row(self.first + index).chunks(ACTIVATION_BLOCK);
+            for (x, out) in x.zip(out.chunks_mut(ACTIVATION_BLOCK)) {
+                let mut scale = 0.0;
+                let factor = factors(isa, x, &mut scale);
+                block(isa, x, factor, scale, out);
+            }
+        }
+    }
+}
+
+/// The codes of a block, each times `scale`.
+#[inline(always)]
+fn block<S: Isa>(isa: S, x: &[f32], factor: Option<f32>, scale: f32, out: &mut [f32]) {
+    let Some(factor) = factor else { return out.fill(0.0 * scale) };
+    let (factor, scale) = (isa.splat(factor), isa.splat(scale));
+    for (x, out) in x.chunks(S::LANES).zip(out.chunks_mut(S::LANES)) {
+        isa.write(out, isa.mul(isa.round(isa.mul(isa.read(x), factor)), scale));
     }
 }
 
@@ -85,46 +118,8 @@ pub(crate) fn quantize_row<S: Isa>(isa: S, x: &[f32], codes: &mut [i8], scales: 
             let mut whole = [0; MOST_LANES];
             // SAFETY: there is room for the lanes of the widest set.
             unsafe { isa.store_i(whole.as_mut_ptr(), isa.to_i(isa.mul(isa.read(x), factor))) };
-            codes.iter_mut().zip(whole).for_each(|(code, whole)| *code = whole as i8);
-        }
-    }
-}
-
-/// The activations that a product in int8 is of: scale times code, for weights that are multiplied as numbers.
-///
-/// # Errors
-/// Out of memory.
-pub(crate) fn quantized(simd: &Simd, x: Rows<'_>) -> Result<Buffer> {
-    let mut out = simd.pool.take::<f32>(x.count * x.width)?;
-    if x.width > 0 {
-        let grain = 1 + 4096 / x.width;
-        simd.team.rows(filled::<f32>(&mut out)?, x.width, grain, |first, to| {
-            simd.level.run(Rounded { x, first, to });
-        });
-    }
-    Ok(out)
-}
-
-struct Rounded<'a> {
-    x: Rows<'a>,
-    first: usize,
-    to: &'a mut [f32],
-}
-
-impl Kernel for Rounded<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Isa>(self, isa: S) {
-        // Some blocks at a time.
-        const PIECE: usize = 16 * ACTIVATION_BLOCK;
-        let (mut codes, mut scales) = ([0i8; PIECE], [0f32; 16]);
-        for (row, to) in (self.first..).zip(self.to.chunks_exact_mut(self.x.width)) {
-            for (x, to) in self.x.row(row).chunks(PIECE).zip(to.chunks_mut(PIECE)) {
-                quantize_row(isa, x, &mut codes[..x.len()], &mut scales[..x.len().div_ceil(ACTIVATION_BLOCK)]);
-                for (index, to) in to.iter_mut().enumerate() {
-                    *to = f32::from(codes[index]) * scales[index / ACTIVATION_BLOCK];
-                }
+            for (code, whole) in codes.iter_mut().zip(whole) {
+                *code = whole as i8;
             }
         }
     }
@@ -136,7 +131,8 @@ fn factors<S: Isa>(isa: S, x: &[f32], scale: &mut f32) -> Option<f32> {
     let mut most = isa.zero();
     // NaN from where an element is not finite.
     let mut nothing = isa.zero();
-    for x in x.chunks(S::LANES).map(|x| isa.read(x)) {
+    for x in x.chunks(S::LANES) {
+        let x = isa.read(x);
         most = isa.max(isa.abs(x), most);
         nothing = isa.mul_add(x, isa.zero(), nothing);
     }

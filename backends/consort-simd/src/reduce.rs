@@ -105,14 +105,13 @@ struct Work<'a, T> {
 }
 
 impl<T> Work<'_, T> {
+    /// Part `index` of these, and where it begins in its row.
     #[inline(always)]
-    fn each(self, f: impl Fn(&[f32], usize) -> T) {
-        for (index, out) in self.out.iter_mut().enumerate() {
-            let (row, part) = ((self.first + index) / self.parts, (self.first + index) % self.parts);
-            let row = self.rows.row(row);
-            let start = part * PART;
-            *out = f(&row[start..(start + PART).min(row.len())], start);
-        }
+    fn part(&self, index: usize) -> (&[f32], usize) {
+        let (row, part) = ((self.first + index) / self.parts, (self.first + index) % self.parts);
+        let row = self.rows.row(row);
+        let start = part * PART;
+        (&row[start..(start + PART).min(row.len())], start)
     }
 }
 
@@ -123,7 +122,10 @@ impl Kernel for Sum<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(self, isa: S) {
-        self.0.each(|x, _| sum(isa, x));
+        for index in 0..self.0.out.len() {
+            let (x, _) = self.0.part(index);
+            self.0.out[index] = sum(isa, x);
+        }
     }
 }
 
@@ -134,7 +136,10 @@ impl Kernel for Maximum<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(self, isa: S) {
-        self.0.each(|x, _| greatest(isa, x));
+        for index in 0..self.0.out.len() {
+            let (x, _) = self.0.part(index);
+            self.0.out[index] = greatest(isa, x);
+        }
     }
 }
 
@@ -145,7 +150,10 @@ impl Kernel for ArgMaximum<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(self, isa: S) {
-        self.0.each(|x, start| (start + first_of(isa, x, greatest(isa, x))) as u32);
+        for index in 0..self.0.out.len() {
+            let (x, start) = self.0.part(index);
+            self.0.out[index] = (start + first_of(isa, x, greatest(isa, x))) as u32;
+        }
     }
 }
 
@@ -155,40 +163,58 @@ fn sum<S: Isa>(isa: S, x: &[f32]) -> f32 {
     let mut sums = [isa.zero(); 4];
     let mut fours = x.chunks_exact(4 * S::LANES);
     for four in fours.by_ref() {
-        sums.iter_mut().zip(four.chunks_exact(S::LANES)).for_each(|(sum, x)| *sum = isa.add(*sum, isa.read(x)));
+        for (sum, x) in sums.iter_mut().zip(four.chunks_exact(S::LANES)) {
+            *sum = isa.add(*sum, isa.read(x));
+        }
     }
-    sums.iter_mut().zip(fours.remainder().chunks(S::LANES)).for_each(|(sum, x)| *sum = isa.add(*sum, isa.read(x)));
+    for (sum, x) in sums.iter_mut().zip(fours.remainder().chunks(S::LANES)) {
+        *sum = isa.add(*sum, isa.read(x));
+    }
     isa.sum(isa.add(isa.add(sums[0], sums[2]), isa.add(sums[1], sums[3])))
 }
 
 /// The greatest element; NaN where there is one.
 #[inline(always)]
 fn greatest<S: Isa>(isa: S, x: &[f32]) -> f32 {
-    let one = |most: f32, x: f32| if most.is_nan() || most > x { most } else { x };
-    // x where either is a NaN, but a NaN that is there stays.
-    let more = |most: S::F, x: S::F| isa.select(isa.unordered(most, most), most, isa.max(most, x));
     let mut most = [isa.splat(f32::NEG_INFINITY); 4];
     let mut fours = x.chunks_exact(4 * S::LANES);
     for four in fours.by_ref() {
-        most.iter_mut().zip(four.chunks_exact(S::LANES)).for_each(|(most, x)| *most = more(*most, isa.read(x)));
+        for (most, x) in most.iter_mut().zip(four.chunks_exact(S::LANES)) {
+            *most = greater(isa, *most, isa.read(x));
+        }
     }
     let mut rest = fours.remainder().chunks_exact(S::LANES);
     for x in rest.by_ref() {
-        most[0] = more(most[0], isa.read(x));
+        most[0] = greater(isa, most[0], isa.read(x));
     }
-    let most = more(more(most[0], most[1]), more(most[2], most[3]));
+    let most = greater(isa, greater(isa, most[0], most[1]), greater(isa, most[2], most[3]));
     if isa.any(isa.unordered(most, most)) {
         return f32::NAN;
     }
-    rest.remainder().iter().fold(isa.greatest(most), |most, &x| one(most, x))
+    let mut most = isa.greatest(most);
+    for &x in rest.remainder() {
+        most = greater_of(most, x);
+    }
+    most
+}
+
+/// The greater in each lane, NaN where either is one.
+#[inline(always)]
+fn greater<S: Isa>(isa: S, a: S::F, b: S::F) -> S::F {
+    // The lanes' own gives b there.
+    isa.select(isa.unordered(a, a), a, isa.max(a, b))
+}
+
+/// As [`greater`].
+#[inline(always)]
+fn greater_of(a: f32, b: f32) -> f32 {
+    if a.is_nan() || a > b { a } else { b }
 }
 
 /// Where the first element lies that is equal to `value`, or a NaN where that is one.
 #[inline(always)]
 fn first_of<S: Isa>(isa: S, x: &[f32], value: f32) -> usize {
-    let is = |x: f32| x == value || (x.is_nan() && value.is_nan());
-    let lanes = isa.splat(value);
-    let nan = value.is_nan();
+    let (lanes, nan) = (isa.splat(value), value.is_nan());
     let mut passed = 0;
     for x in x.chunks_exact(S::LANES) {
         let x = isa.read(x);
@@ -197,7 +223,8 @@ fn first_of<S: Isa>(isa: S, x: &[f32], value: f32) -> usize {
         }
         passed += S::LANES;
     }
-    passed + x[passed..].iter().position(|&x| is(x)).unwrap_or(0)
+    let found = x[passed..].iter().position(|&x| x == value || (nan && x.is_nan()));
+    passed + found.unwrap_or(0)
 }
 
 /// Sums over `length` rows of `inner` columns each.
@@ -243,21 +270,93 @@ impl Kernel for Columns<'_> {
     #[inline(always)]
     fn run<S: Isa>(self, _: S) {
         let Self { x, length, stride, out } = self;
-        let row = |index: usize| &x[index * stride..][..out.len()];
         let columns = out.len();
         let mut sums = [0.0; COLUMNS.end];
         let sums = &mut sums[..columns];
         // Four rows at a time, each sum one chain all the same.
         let fours = length - length % 4;
         for first in (0..fours).step_by(4) {
-            let [a, b, c, d] = [0, 1, 2, 3].map(|index| row(first + index));
+            let a = &x[first * stride..][..columns];
+            let b = &x[(first + 1) * stride..][..columns];
+            let c = &x[(first + 2) * stride..][..columns];
+            let d = &x[(first + 3) * stride..][..columns];
             for ((((sum, &a), &b), &c), &d) in sums.iter_mut().zip(a).zip(b).zip(c).zip(d) {
                 *sum = *sum + a + b + c + d;
             }
         }
         for index in fours..length {
-            sums.iter_mut().zip(row(index)).for_each(|(sum, &x)| *sum += x);
+            for (sum, &x) in sums.iter_mut().zip(&x[index * stride..][..columns]) {
+                *sum += x;
+            }
         }
         out.copy_from_slice(sums);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use consort_core::{Backend, HostData};
+
+    use super::*;
+    use crate::isa::Level;
+
+    fn bits(buffer: &Buffer) -> Vec<u32> {
+        match buffer.to_host() {
+            HostData::F32(data) => data.into_iter().map(f32::to_bits).collect(),
+            other => other.into_u32().unwrap(),
+        }
+    }
+
+    #[test]
+    fn neither_layout_nor_threads_show_in_the_bits() {
+        for level in Level::available() {
+            for sizes in [[5, 7, 33], [2, 3 * PART + 1, 1], [1, 3, 2 * PART + 5], [2, 40, 1100]] {
+                let shape = Shape::new(&sizes).unwrap();
+                let elements = shape.elements();
+                let data = (0..elements).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 7.0).collect();
+                for axis in 0..3 {
+                    for kind in [ReduceKind::Sum, ReduceKind::Maximum, ReduceKind::ArgMaximum] {
+                        let mut seen = Vec::new();
+                        for simd in [1, 3].map(|threads| Simd::new(level, threads)) {
+                            let x =
+                                Tensor::new(simd.upload(HostData::F32(Vec::clone(&data))).unwrap(), shape, DType::F32);
+                            // The same elements, the first dimension the fastest.
+                            let turned = x.permute(&[2, 1, 0]).unwrap();
+                            let turned_shape = *turned.shape();
+                            let turned = copy::copy(&simd, &mut turned.clone(), DType::F32).unwrap();
+                            let turned = Tensor::new(turned, turned_shape, DType::F32).permute(&[2, 1, 0]).unwrap();
+                            for mut x in [x, turned] {
+                                seen.push(bits(&reduce(&simd, &mut x, axis, kind).unwrap()));
+                            }
+                        }
+                        assert!(seen.iter().all(|bits| *bits == seen[0]), "{level:?} {sizes:?} {axis} {kind:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_nan_or_the_first_greatest_is_found() {
+        for simd in Level::available().into_iter().map(|level| Simd::new(level, 2)) {
+            for length in (1..70).chain([PART - 1, PART + 3, 3 * PART]) {
+                let find = |data: Vec<f32>| {
+                    let shape = Shape::new(&[1, length]).unwrap();
+                    let x = Tensor::new(simd.upload(HostData::F32(data)).unwrap(), shape, DType::F32);
+                    let most = reduce(&simd, &mut x.clone(), 1, ReduceKind::Maximum).unwrap();
+                    let place = reduce(&simd, &mut x.clone(), 1, ReduceKind::ArgMaximum).unwrap();
+                    (most.elements::<f32>().unwrap()[0], place.elements::<u32>().unwrap()[0] as usize)
+                };
+                let at = length * 2 / 3;
+                let mut data = vec![-2.0; length];
+                (data[at], data[length - 1]) = (-1.0, -1.0);
+                assert_eq!(find(data.clone()), (-1.0, at), "{length}");
+                data[length / 2] = f32::NAN;
+                data[length - 1] = f32::NAN;
+                let (most, place) = find(data);
+                assert!(most.is_nan() && place == length / 2, "{length}");
+                assert_eq!(find(vec![f32::NEG_INFINITY; length]), (f32::NEG_INFINITY, 0));
+            }
+        }
     }
 }

@@ -87,16 +87,22 @@ impl<T: Item, F: Fn(&mut T, T)> Kernel for Scatter<'_, T, F> {
         let Self { row, rows, width, stride, x, ids, out, columns, change } = self;
         let [step] = row.steps();
         let mut together = [T::ZERO; CHUNK];
-        for (r, id) in (0..ids.count).map(|r| (r, ids.get(r))).filter(|(_, id)| *id < rows) {
-            row.segments(columns.clone(), |range, [first]| {
+        for r in 0..ids.count {
+            let id = ids.get(r);
+            if id >= rows {
+                continue;
+            }
+            for (range, [first]) in row.segments(columns.clone()) {
                 // SAFETY: columns of different tasks do not meet.
                 let out = unsafe { out.part(id * width + range.start..id * width + range.end) };
                 for (chunk, out) in out.chunks_mut(CHUNK).enumerate() {
                     let first = first + r * stride + chunk * CHUNK * step;
                     let x = run(x, first, step, out.len(), &mut together);
-                    out.iter_mut().zip(x).for_each(|(old, &new)| change(old, new));
+                    for (old, &new) in out.iter_mut().zip(x) {
+                        change(old, new);
+                    }
                 }
-            });
+            }
         }
     }
 }

@@ -64,7 +64,7 @@ impl<T: Item> Kernel for Select<'_, T> {
         let start = range.start;
         let mut mask_together = [0; CHUNK];
         let mut together = [[T::ZERO; CHUNK]; 2];
-        walk.segments(range, |range, [mask_first, a_first, b_first]| {
+        for (range, [mask_first, a_first, b_first]) in walk.segments(range) {
             let out = &mut out[range.start - start..range.end - start];
             for (chunk, out) in out.chunks_mut(CHUNK).enumerate() {
                 let done = chunk * CHUNK;
@@ -76,6 +76,6 @@ impl<T: Item> Kernel for Select<'_, T> {
                     *out = if mask != 0 { a } else { b };
                 }
             }
-        });
+        }
     }
 }

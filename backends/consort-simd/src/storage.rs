@@ -375,6 +375,31 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// A vector whose elements lie at equal distances.
+#[derive(Clone, Copy)]
+pub(crate) struct Column<'a, T> {
+    elements: &'a [T],
+    stride: usize,
+}
+
+impl<'a, T: Item> Column<'a, T> {
+    /// Of a tensor of one dimension.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when it is of another type or beyond its buffer.
+    pub(crate) fn new(x: &'a Tensor<Buffer>) -> Result<Self> {
+        let layout = x.layout();
+        let elements = x.buffer.elements::<T>()?.get(layout.offset()..layout.end());
+        let stride = layout.strides().first().copied().unwrap_or(1);
+        Ok(Self { elements: elements.ok_or_else(|| misfit("a tensor beyond its buffer"))?, stride })
+    }
+
+    /// Element `index`.
+    pub(crate) fn at(&self, index: usize) -> T {
+        self.elements[index * self.stride]
+    }
+}
+
 /// For operands that the core would not have let through.
 pub(crate) fn misfit(what: impl Into<String>) -> Error {
     Error::Shape { operation: "simd", what: what.into() }

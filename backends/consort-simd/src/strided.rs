@@ -85,37 +85,64 @@ impl<const N: usize> Walk<N> {
         self.strides[self.rank - 1]
     }
 
-    /// `visit(elements, first)` for the elements of a range, counted row-major, in pieces whose elements lie
-    /// [`steps`](Self::steps) apart from `first` on.
+    /// The elements of a range, counted row-major, in pieces whose elements lie [`steps`](Self::steps) apart: which elements
+    /// these are, and where the first lies in each operand.
     #[inline(always)]
-    pub(crate) fn segments(&self, range: Range<usize>, mut visit: impl FnMut(Range<usize>, [usize; N])) {
-        let last = self.rank - 1;
-        let mut index = [0; MAX_RANK];
-        let mut first = self.first;
-        let mut rest = range.start;
-        for axis in (0..=last).rev() {
+    pub(crate) fn segments(&self, range: Range<usize>) -> Segments<'_, N> {
+        let (mut index, mut first, mut rest) = ([0; MAX_RANK], self.first, range.start);
+        for axis in (0..self.rank).rev() {
             index[axis] = rest % self.sizes[axis].max(1);
             rest /= self.sizes[axis].max(1);
-            (0..N).for_each(|operand| first[operand] += index[axis] * self.strides[axis][operand]);
-        }
-        let mut at = range.start;
-        let mut column = index[last];
-        while at < range.end {
-            let length = (self.sizes[last] - column).min(range.end - at);
-            visit(at..at + length, first);
-            at += length;
-            (0..N).for_each(|operand| first[operand] -= column * self.strides[last][operand]);
-            column = 0;
-            for axis in (0..last).rev() {
-                index[axis] += 1;
-                (0..N).for_each(|operand| first[operand] += self.strides[axis][operand]);
-                if index[axis] < self.sizes[axis] {
-                    break;
-                }
-                (0..N).for_each(|operand| first[operand] -= index[axis] * self.strides[axis][operand]);
-                index[axis] = 0;
+            for (operand, first) in first.iter_mut().enumerate() {
+                *first += index[axis] * self.strides[axis][operand];
             }
         }
+        Segments { walk: self, index, first, range }
+    }
+}
+
+/// See [`Walk::segments`].
+pub(crate) struct Segments<'a, const N: usize> {
+    walk: &'a Walk<N>,
+    index: [usize; MAX_RANK],
+    first: [usize; N],
+    /// What is left.
+    range: Range<usize>,
+}
+
+impl<const N: usize> Iterator for Segments<'_, N> {
+    type Item = (Range<usize>, [usize; N]);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.range.is_empty() {
+            return None;
+        }
+        let Walk { rank, sizes, strides, .. } = self.walk;
+        let last = rank - 1;
+        let column = self.index[last];
+        let length = (sizes[last] - column).min(self.range.len());
+        let segment = (self.range.start..self.range.start + length, self.first);
+        self.range.start += length;
+        // On to the first column of the next row.
+        self.index[last] = 0;
+        for (first, stride) in self.first.iter_mut().zip(&strides[last]) {
+            *first -= column * stride;
+        }
+        for axis in (0..last).rev() {
+            self.index[axis] += 1;
+            for (first, stride) in self.first.iter_mut().zip(&strides[axis]) {
+                *first += stride;
+            }
+            if self.index[axis] < sizes[axis] {
+                break;
+            }
+            for (first, stride) in self.first.iter_mut().zip(&strides[axis]) {
+                *first -= self.index[axis] * stride;
+            }
+            self.index[axis] = 0;
+        }
+        Some(segment)
     }
 }
 
@@ -165,7 +192,9 @@ pub(crate) fn run<'a, T: Copy>(
 /// Elements of `x` that lie `step` apart, from its first on.
 #[inline(always)]
 pub(crate) fn gather<T: Copy>(x: &[T], step: usize, to: &mut [T]) {
-    to.iter_mut().zip(x.iter().step_by(step)).for_each(|(to, x)| *to = *x);
+    for (to, x) in to.iter_mut().zip(x.iter().step_by(step)) {
+        *to = *x;
+    }
 }
 
 #[cfg(test)]
@@ -200,7 +229,7 @@ mod tests {
             for start in 0..elements {
                 for end in start..=elements {
                     let mut next = start;
-                    walk.segments(start..end, |range, first| {
+                    for (range, first) in walk.segments(start..end) {
                         assert_eq!(range.start, next);
                         next = range.end;
                         for (index, element) in range.enumerate() {
@@ -208,7 +237,7 @@ mod tests {
                             assert_eq!(first[0] + index * steps[0], place(&a, element));
                             assert_eq!(first[1] + index * steps[1], place(&b, element));
                         }
-                    });
+                    }
                     assert_eq!(next, end);
                 }
             }

@@ -27,7 +27,7 @@ fn typed<T: Item>(simd: &Simd, into: &mut Tensor<Buffer>, x: &Tensor<Buffer>, st
     let mut out = copy::copy(simd, into, dtype)?;
     let to = Parts::new(filled::<T>(&mut out)?);
     simd.team.ranges(elements, GRAIN, |range| {
-        walk.segments(range, |range, [x_first, out_first]| {
+        for (range, [x_first, out_first]) in walk.segments(range) {
             // SAFETY: a box is visited in the order in which its elements lie in the output, and so its pieces do not meet.
             let to = unsafe { to.part(out_first..out_first + (range.len() - 1) * out_step + 1) };
             if x_step == 1 && out_step == 1 {
@@ -37,7 +37,7 @@ fn typed<T: Item>(simd: &Simd, into: &mut Tensor<Buffer>, x: &Tensor<Buffer>, st
                     *to = x[x_first + index * x_step];
                 }
             }
-        });
+        }
     });
     Ok(out)
 }

@@ -36,10 +36,15 @@ const STEEPEST: f64 = 1.13;
 /// Unit roundoff of bf16.
 const ROUNDOFF: f64 = 1.0 / 256.0;
 
+/// What a problem's products are computed in: f32 where it has none.
+pub(crate) fn compute(problem: &Problem) -> Compute {
+    let compute = problem.attributes.get("compute").cloned().unwrap_or(Value::Null);
+    serde_json::from_value(compute).unwrap_or_default()
+}
+
 /// What the products of a problem are computed in; `None` for what is no forward product, or one of operands as they are.
 pub(crate) fn narrow(problem: &Problem) -> Option<Compute> {
-    let compute = problem.attributes.get("compute").cloned().unwrap_or(Value::Null);
-    let compute = serde_json::from_value::<Compute>(compute).ok()?;
+    let compute = compute(problem);
     (problem.op == "linear" && problem.backward.is_none() && compute != Compute::F32).then_some(compute)
 }
 

@@ -2,8 +2,10 @@
 
 use crate::{
     Error,
-    model::{LoadOptions, OpenModel},
+    bench::{Limits, read_bandwidth},
+    model::LoadOptions,
     runner::Runner,
+    source::Source,
 };
 
 /// A backend and whether it works here.
@@ -20,18 +22,27 @@ pub struct BackendInfo {
 }
 
 /// Puts a model on a backend.
-pub(crate) type Load = fn(&OpenModel, LoadOptions<'_>) -> Result<Box<dyn Runner>, Error>;
+pub(crate) type Load = fn(&Source<'_>, LoadOptions<'_>) -> Result<Box<dyn Runner>, Error>;
+
+/// Measures what a number of threads can do at most.
+pub(crate) type Measure = fn(usize) -> Limits;
 
 /// A backend of this build.
 pub(crate) struct Entry {
     pub(crate) info: BackendInfo,
     /// Puts a model on it.
     pub(crate) load: Load,
+    /// Whether it takes a number of threads.
+    pub(crate) threads: bool,
+    /// What it could do at most; `None` where it does not measure that.
+    pub(crate) limits: Option<Measure>,
 }
 
-/// Makes [`entries`] of lines `"feature" [weight types] [types to compute in] "description" => load;`.
+/// Makes [`entries`] of lines `"feature" [weight types] [types to compute in] "description" => load;`. One that takes a number
+/// of threads, which is in the options, has `threads` behind its feature; one that measures limits ends `=> load, limits;`.
 macro_rules! backends {
-    ($($feature:literal [$($dtype:literal),*] [$($compute:literal),*] $description:literal => $load:expr;)*) => {
+    ($($feature:literal $($threads:ident)? [$($dtype:literal),*] [$($compute:literal),*] $description:literal
+        => $load:expr $(, $limits:expr)?;)*) => {
         fn entries() -> Vec<Entry> {
             vec![$(
                 #[cfg(feature = $feature)]
@@ -43,22 +54,46 @@ macro_rules! backends {
                         computes: &[$($compute),*],
                     },
                     load: $load,
+                    threads: backends!(@threads $($threads)?),
+                    limits: backends!(@limits $($limits)?),
                 },
             )*]
         }
     };
+    (@threads) => { false };
+    (@threads threads) => { true };
+    (@limits) => { None };
+    (@limits $limits:expr) => { Some($limits) };
 }
 
 // Fastest first. `cargo xtask new-backend` adds a line at the end.
 backends! {
+    "simd" threads
+        ["f32", "bf16", "f16", "q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "q5_1", "q5_0", "q4_1", "q4_0"]
+        ["f32", "bf16", "int8"]
+        "all cores, with the instructions found at run time" => simd, simd_limits;
     "scalar"
         ["f32", "bf16", "f16", "q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "q5_1", "q5_0", "q4_1", "q4_0", "f64"]
         ["f32", "bf16", "int8"]
         "reference on one core: f32, or f64 as the oracle; exact and slow" => scalar;
 }
 
+#[cfg(feature = "simd")]
+fn simd(model: &Source<'_>, options: LoadOptions<'_>) -> Result<Box<dyn Runner>, Error> {
+    let threads = options.threads.unwrap_or_else(processors);
+    let backend = consort_simd::Simd::with_threads(threads).map_err(|error| Error::Choice(error.to_string()))?;
+    model.load_on(backend, options)
+}
+
+#[cfg(feature = "simd")]
+fn simd_limits(threads: usize) -> Limits {
+    let Ok(backend) = consort_simd::Simd::with_threads(threads) else { return Limits::default() };
+    let consort_simd::Limits { read, f32, bf16, int8 } = consort_simd::limits(backend.level(), threads);
+    Limits { read, f32: Some(f32), bf16, int8 }
+}
+
 #[cfg(feature = "scalar")]
-fn scalar(model: &OpenModel, options: LoadOptions<'_>) -> Result<Box<dyn Runner>, Error> {
+fn scalar(model: &Source<'_>, options: LoadOptions<'_>) -> Result<Box<dyn Runner>, Error> {
     match options.dtype.as_deref() {
         Some("f64") => model.load_on(consort_scalar::Oracle::new(), options),
         _ => model.load_on(consort_scalar::Single::new(), options),
@@ -76,6 +111,29 @@ pub fn compiled() -> Vec<BackendInfo> {
 /// [`Error::Choice`] when it is not compiled in, with what is.
 pub fn choose(name: Option<&str>) -> Result<BackendInfo, Error> {
     find(name).map(|entry| entry.info)
+}
+
+/// What this machine can do at most with the backend's instructions, on so many threads or all; takes a second and a gibibyte.
+///
+/// # Errors
+/// [`Error::Choice`] when the backend is not compiled in.
+pub fn limits(name: &str, threads: Option<usize>) -> Result<Limits, Error> {
+    let entry = find(Some(name))?;
+    let threads = self::threads(name, threads)?.unwrap_or_else(processors);
+    let own = entry.limits.map_or_else(Limits::default, |measure| measure(threads));
+    Ok(Limits { read: own.read.or_else(|| read_bandwidth(threads)), ..own })
+}
+
+/// Threads that the backend uses when it is asked for so many, or for all; `None` of one that takes no number.
+///
+/// # Errors
+/// [`Error::Choice`] when it is not compiled in.
+pub fn threads(name: &str, asked: Option<usize>) -> Result<Option<usize>, Error> {
+    Ok(find(Some(name))?.threads.then(|| asked.unwrap_or_else(processors)))
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// As [`choose`], with the way to load a model.

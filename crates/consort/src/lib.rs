@@ -34,12 +34,14 @@
 #![forbid(unsafe_code)]
 
 pub mod backends;
+pub mod bench;
 pub mod command;
 mod divergence;
 mod error;
 mod forward;
 mod model;
 mod runner;
+mod source;
 mod vocabulary;
 
 pub use consort_core as core;

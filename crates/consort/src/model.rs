@@ -5,16 +5,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use consort_core::{Backend, Compute, Counts, Device, Policy, Transformer, TransformerConfig, WeightDType};
+use consort_core::{Counts, Policy, TransformerConfig};
 use consort_formats::{GenerationConfig, Vocabulary};
 use consort_generate::{EarlyStopping, Event, Flow, Output, Request, Settings, Timings};
 use consort_text::{ChatTemplate, Converted, Detokenizer, Tokenizer};
 
 use crate::{
     Error,
-    backends::{self, Entry},
     forward::{ForwardInput, NamedTensor},
-    runner::{Loaded, Runner},
+    runner::Runner,
+    source::Source,
     vocabulary::{embedded, vocabulary},
 };
 
@@ -36,6 +36,8 @@ pub struct LoadOptions<'a> {
     pub dtype: Option<String>,
     /// Type that products are computed in: `f32`, or `bf16` or `int8`, which round activations; `f32` by default.
     pub compute: Option<String>,
+    /// Threads of a backend that can be told how many; all processors by default.
+    pub threads: Option<usize>,
     /// What a fall-back to the host does.
     pub fallback: Policy,
     /// Called with (weights loaded, weights in all).
@@ -329,6 +331,7 @@ impl OpenModel {
             backend: options.backend.clone(),
             dtype: options.dtype.clone(),
             compute: options.compute.clone(),
+            threads: options.threads,
             fallback: options.fallback,
             progress: None,
         })
@@ -338,38 +341,13 @@ impl OpenModel {
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn load_with(self, mut options: LoadOptions<'_>) -> Result<Model, Error> {
-        options.dtype = options.dtype.map(|name| name.to_ascii_lowercase());
-        let Entry { info: backend, load } = backends::find(options.backend.as_deref())?;
-        let dtype = options.dtype.as_deref();
-        if let Some(dtype) = dtype
-            && !backend.dtypes.contains(&dtype)
-        {
-            let known = backend.dtypes.join(", ");
-            return Err(Error::Choice(format!("weights as '{dtype}' are not available on {} ({known})", backend.name)));
-        }
-        if let Some(compute) = options.compute.as_deref()
-            && !backend.computes.contains(&compute)
-        {
-            let known = backend.computes.join(", ");
-            return Err(Error::Choice(format!(
-                "compute in '{compute}' is not available on {} ({known})",
-                backend.name
-            )));
-        }
-        let runner = load(&self, options)?;
-        Ok(Model { open: self, backend: backend.name, runner })
+    pub fn load_with(self, options: LoadOptions<'_>) -> Result<Model, Error> {
+        let (backend, runner) = self.source().load(options)?;
+        Ok(Model { open: self, backend, runner })
     }
 
-    /// Packs the weights onto this very backend.
-    #[allow(dead_code, reason = "a build without backends loads nothing")]
-    pub(crate) fn load_on<B: Backend>(&self, backend: B, options: LoadOptions<'_>) -> Result<Box<dyn Runner>, Error> {
-        let device = Device::with_policy(backend, options.fallback);
-        let dtype = options.dtype.as_deref().and_then(WeightDType::from_name);
-        let compute = options.compute.as_deref().and_then(Compute::from_name).unwrap_or_default();
-        let load = consort_core::model::LoadOptions { dtype, compute, progress: options.progress };
-        let model = Transformer::load(&device, &self.files.config, &self.files.weights, load)
-            .map_err(|source| Error::Load { path: self.path.display().to_string(), source: Box::new(source) })?;
-        Ok(Box::new(Loaded { device, model }))
+    /// What a backend is given.
+    pub(crate) fn source(&self) -> Source<'_> {
+        Source { shown: self.path.display().to_string(), config: &self.files.config, weights: &self.files.weights }
     }
 }

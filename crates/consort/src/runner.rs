@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use consort_core::{Backend, Counts, Device, Result, Transformer};
+use consort_core::{Backend, Counts, Device, HostData, Result, Transformer};
 use consort_generate::{Event, Flow, Output, Request, Timings};
 
 use crate::forward::{ForwardInput, NamedTensor, forward};
@@ -16,6 +16,9 @@ pub(crate) trait Runner: Send + Sync {
     ) -> Result<(Vec<Output>, Timings)>;
 
     fn forward(&self, input: &ForwardInput) -> Result<Vec<NamedTensor>>;
+
+    /// The last hidden states of sequences that an encoder reads, on the host.
+    fn encode(&self, sequences: &[&[u32]]) -> Result<HostData>;
 
     fn report(&self) -> BTreeMap<&'static str, Counts>;
 }
@@ -36,6 +39,10 @@ impl<B: Backend> Runner for Loaded<B> {
 
     fn forward(&self, input: &ForwardInput) -> Result<Vec<NamedTensor>> {
         forward(&self.model, input)
+    }
+
+    fn encode(&self, sequences: &[&[u32]]) -> Result<HostData> {
+        self.device.download(&self.model.encode(sequences, None)?)
     }
 
     fn report(&self) -> BTreeMap<&'static str, Counts> {

@@ -7,7 +7,7 @@
 mod int8;
 mod left;
 mod strided;
-mod tile;
+pub(crate) mod tile;
 
 use std::ops::Range;
 

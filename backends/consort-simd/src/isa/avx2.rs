@@ -113,6 +113,12 @@ impl Isa for Avx2 {
             let even = _mm256_madd_epi16(even_a, even_b);
             _mm256_add_epi32(acc, _mm256_add_epi32(even, _mm256_madd_epi16(odd_a, odd_b)))
         };
+        [] swap_pairs(x: Self::F) -> Self::F = _mm256_permute_ps::<0b10_11_00_01>(x);
+        [] interleave(a: Self::F, b: Self::F) -> [Self::F; 2] = {
+            // Within halves first: a₀ b₀ a₁ b₁ | a₄ …, and a₂ b₂ a₃ b₃ | a₆ ….
+            let (low, high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            [_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high)]
+        };
         [] sum(x: Self::F) -> f32 = {
             let four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));

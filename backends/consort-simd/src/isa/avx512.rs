@@ -105,6 +105,12 @@ impl Isa for Avx512 {
         [] dot_bf16(acc: Self::F, a: Self::I, b: Self::I) -> Self::F = _mm512_dpbf16_ps(acc, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b));
         [] dot_u8_i8(acc: Self::I, a: Self::I, b: Self::I) -> Self::I = _mm512_dpbusd_epi32(acc, a, b);
         [] scale(x: Self::F, n: Self::F) -> Self::F = _mm512_scalef_ps(x, n);
+        [] swap_pairs(x: Self::F) -> Self::F = _mm512_permute_ps::<0b10_11_00_01>(x);
+        [] interleave(a: Self::F, b: Self::F) -> [Self::F; 2] = {
+            let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+            [_mm512_permutex2var_ps(a, low, b), _mm512_permutex2var_ps(a, high, b)]
+        };
         [] sum(x: Self::F) -> f32 = {
             let eight = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x));
             let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));

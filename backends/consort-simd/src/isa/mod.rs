@@ -10,6 +10,8 @@ mod avx2;
 mod avx512;
 mod level;
 mod portable;
+#[cfg(test)]
+mod tests;
 
 pub use level::{Level, UnknownLevel};
 
@@ -128,6 +130,10 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
         self.mul(self.mul(x, power(half)), power(self.sub_i(n, half)))
     }
 
+    /// Lanes 2i and 2i + 1 exchanged.
+    fn swap_pairs(self, x: Self::F) -> Self::F;
+    /// `a₀ b₀ a₁ b₁ …`, in two registers.
+    fn interleave(self, a: Self::F, b: Self::F) -> [Self::F; 2];
     /// Sum of all lanes, by halves: lane i and lane i + LANES/2 first.
     fn sum(self, x: Self::F) -> f32;
     /// Greatest of all lanes; what [`max`](Self::max) says of NaN.

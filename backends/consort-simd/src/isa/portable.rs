@@ -255,6 +255,16 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
+    fn swap_pairs(self, x: Self::F) -> Self::F {
+        std::array::from_fn(|lane| x[lane ^ 1])
+    }
+    #[inline(always)]
+    fn interleave(self, a: Self::F, b: Self::F) -> [Self::F; 2] {
+        let from = |first: usize| std::array::from_fn(|lane| [a, b][lane % 2][first + lane / 2]);
+        [from(0), from(LANES / 2)]
+    }
+
+    #[inline(always)]
     fn sum(self, x: Self::F) -> f32 {
         let four: [f32; 4] = std::array::from_fn(|lane| x[lane] + x[lane + 4]);
         (four[0] + four[2]) + (four[1] + four[3])

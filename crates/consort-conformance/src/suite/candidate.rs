@@ -1,6 +1,6 @@
 //! A backend that can be tested: how it is opened, and what is promised about it.
 
-use consort_core::{Backend, DType, Device, Policy};
+use consort_core::{Backend, Compute, DType, Device, Policy};
 
 use super::check::{self, Checked};
 use crate::{
@@ -18,6 +18,7 @@ pub struct Candidate {
     open: Box<Open>,
     profile: Option<Profile>,
     profiles: Vec<(String, Profile)>,
+    computes: Vec<(Compute, Profile)>,
     known: Vec<(String, String)>,
     oracle: bool,
 }
@@ -40,8 +41,8 @@ impl Candidate {
         let open = move |threads, policy| {
             open(threads).map(|backend| Box::new(Device::with_policy(backend, policy)) as Box<dyn Opened>)
         };
-        let (profile, profiles, known) = (None, Vec::new(), Vec::new());
-        Self { name: name.into(), open: Box::new(open), profile, profiles, known, oracle: false }
+        let (profile, profiles, computes, known) = (None, Vec::new(), Vec::new(), Vec::new());
+        Self { name: name.into(), open: Box::new(open), profile, profiles, computes, known, oracle: false }
     }
 
     /// What its arithmetic promises; [`Profile::ieee`], or [`Profile::f64`] for a backend that computes in f64, unless said.
@@ -53,6 +54,12 @@ impl Candidate {
     /// What its arithmetic promises for one operation.
     pub fn profile_of(mut self, op: impl Into<String>, profile: Profile) -> Self {
         self.profiles.push((op.into(), profile));
+        self
+    }
+
+    /// What its arithmetic promises for products of operands that are taken as `compute` says.
+    pub fn profile_in(mut self, compute: Compute, profile: Profile) -> Self {
+        self.computes.push((compute, profile));
         self
     }
 
@@ -85,9 +92,11 @@ impl Candidate {
         (self.open)(threads, policy)
     }
 
-    /// The profile of an operation on a device that computes in `float`.
-    pub(crate) fn profile_for(&self, op: Option<&str>, float: DType) -> Profile {
-        let own = self.profiles.iter().find(|(name, _)| Some(name.as_str()) == op).map(|(_, profile)| profile);
+    /// The profile of an operation, with what its products are computed in, on a device that computes in `float`.
+    pub(crate) fn profile_for(&self, op: Option<(&str, Compute)>, float: DType) -> Profile {
+        let computed = self.computes.iter().find(|(compute, _)| op.is_some_and(|(_, of)| of == *compute));
+        let own = self.profiles.iter().find(|(name, _)| op.is_some_and(|(of, _)| of == name));
+        let own = own.map(|(_, profile)| profile).or(computed.map(|(_, profile)| profile));
         own.or(self.profile.as_ref()).cloned().unwrap_or_else(|| match float {
             DType::F64 => Profile::f64(),
             _ => Profile::ieee(),

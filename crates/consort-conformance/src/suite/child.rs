@@ -23,6 +23,7 @@ use crate::{
     isolate, models,
     ops::{Kind, Operation},
     problem::Problem,
+    quantized,
     recipe::Recipe,
     report::{Case, Direction, Outcome, Source, words},
 };
@@ -74,7 +75,7 @@ fn case(candidate: &Candidate, device: &dyn Opened, source: Source, value: &Valu
             found.direction = if problem.backward.is_some() { Direction::Backward } else { Direction::Forward };
             found.shapes = shapes(&problem);
             found.weight = problem.weight_dtype;
-            let profile = candidate.profile_for(Some(&problem.op), device.float());
+            let profile = candidate.profile_for(Some((&problem.op, quantized::compute(&problem))), device.float());
             found.profile = profile.name.to_string();
             judged(device, &problem, file.as_ref(), profile)
         }

@@ -62,7 +62,7 @@ impl Forward {
         for tensor in &tensors {
             note(format_args!("{:28} {:?}", tensor.name, tensor.sizes));
         }
-        self.common.report(&model);
+        self.common.report(&model.report());
         Ok(())
     }
 }

@@ -154,7 +154,7 @@ impl Generate {
             }
         }
         self.say_timings(&timings);
-        self.common.report(&model);
+        self.common.report(&model.report());
         Ok(())
     }
 

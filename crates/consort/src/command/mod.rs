@@ -4,6 +4,7 @@
 //! done, 1 failed (one line says what, in which file, and what to do), 2 wrong usage.
 
 mod backends;
+mod bench;
 mod forward;
 mod generate;
 mod info;
@@ -14,18 +15,19 @@ mod synth;
 mod tokenize;
 
 use std::{
+    collections::BTreeMap,
     fmt::{self, Display},
-    io::{IsTerminal, Write, stderr},
+    io::{Write, stderr},
     panic::{catch_unwind, set_hook},
     path::PathBuf,
     process::ExitCode,
-    time::{Duration, Instant},
 };
 
 use anyhow::{Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
 use consort_core::{Counts, Policy, WeightDType};
 
+use self::progress::Progress;
 use crate::{LoadOptions, Model, OpenModel};
 
 const EXIT_STATUS: &str = "\
@@ -59,6 +61,9 @@ enum Part {
     /// Describe a model
     #[command(after_help = EXIT_STATUS)]
     Info(info::Info),
+    /// Measure how fast a model reads and writes
+    #[command(after_help = EXIT_STATUS)]
+    Bench(bench::Bench),
     /// Write a model as one GGUF file of another type of weights
     #[command(after_help = EXIT_STATUS)]
     Quantize(quantize::Quantize),
@@ -121,6 +126,7 @@ pub fn main() -> ExitCode {
         Part::Forward(forward) => forward.run(),
         Part::Tokenize(tokenize) => tokenize.run(),
         Part::Info(info) => info.run(),
+        Part::Bench(bench) => bench.run(),
         Part::Quantize(quantize) => quantize.run(),
         Part::Synth(synth) => synth.run(),
         Part::Backends => backends::run(),
@@ -186,6 +192,14 @@ impl ModelPath {
 
 impl Common {
     fn load(&self, open: OpenModel) -> Result<Model> {
+        if !open.files().unused.is_empty() {
+            note(format_args!("unused tensors: {}", open.files().unused.join(", ")));
+        }
+        self.with_options(|options| open.load_with(options))
+    }
+
+    /// Loads something as the flags say, with its progress on a terminal.
+    fn with_options<T>(&self, load: impl FnOnce(LoadOptions<'_>) -> Result<T, crate::Error>) -> Result<T> {
         if self.device != 0 {
             return Err(anyhow!("device {} does not exist: this build's backends have one device, 0", self.device));
         }
@@ -193,35 +207,25 @@ impl Common {
         if self.backend.is_none() {
             note(format_args!("backend: {}", chosen.name));
         }
-        if !open.files().unused.is_empty() {
-            note(format_args!("unused tensors: {}", open.files().unused.join(", ")));
-        }
-        let start = Instant::now();
-        let shown = stderr().is_terminal();
-        let mut progress = |done: usize, all: usize| {
-            // A model that loads at once should not flicker.
-            if shown && start.elapsed() > Duration::from_millis(500) {
-                let end = if done == all { "\n" } else { "" };
-                let _ = write!(stderr(), "\rloading weights {done}/{all} {end}");
-            }
-        };
-        let options = LoadOptions {
+        let mut progress = Progress::new("loading weights");
+        let mut tell = |done: usize, all: usize| progress.tell(done as u64, all as u64, "");
+        Ok(load(LoadOptions {
             backend: self.backend.clone(),
             dtype: self.dtype.clone(),
             compute: self.compute.clone(),
+            threads: self.threads.map(|threads| threads as usize),
             fallback: Policy::Allow,
-            progress: Some(&mut progress),
-        };
-        Ok(open.load_with(options)?)
+            progress: Some(&mut tell),
+        })?)
     }
 
     /// How every operation ran, with `-v`.
-    fn report(&self, model: &Model) {
+    fn report(&self, report: &BTreeMap<&'static str, Counts>) {
         if !self.verbose {
             return;
         }
         note(format_args!("{:20} {:>10} {:>10} {:>10}", "operation", "native", "composed", "host"));
-        for (operation, counts) in model.report() {
+        for (operation, counts) in report {
             let Counts { native, composed, host } = counts;
             note(format_args!("{operation:20} {native:>10} {composed:>10} {host:>10}"));
         }

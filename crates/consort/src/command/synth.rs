@@ -74,7 +74,8 @@ fn vocabulary(config: &TransformerConfig) -> Vocabulary {
     }
 }
 
-fn read(path: &Path) -> Result<TransformerConfig> {
+/// The shape in a file.
+pub(super) fn read(path: &Path) -> Result<TransformerConfig> {
     let shown = || path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(shown)?;
     let config: TransformerConfig = match toml::from_str(&text) {
