@@ -86,15 +86,16 @@ pub(crate) fn seen_by(mask: Mask, position: usize, length: usize) -> Range<usize
 
 /// Distances from queries to the keys that they see, of rows at `positions` with the lengths of their sequences.
 pub(crate) fn distances(mask: Mask, rows: impl Iterator<Item = (usize, usize)>) -> Range<i64> {
-    let mut all = i64::MAX..i64::MIN;
+    let mut all: Option<(i64, i64)> = None;
     for (position, length) in rows {
         let seen = seen_by(mask, position, length);
         if !seen.is_empty() {
-            all.start = all.start.min((seen.start as i64).saturating_sub(position as i64));
-            all.end = all.end.max((seen.end as i64).saturating_sub(position as i64));
+            let distance = |key: usize| (key as i64).saturating_sub(position as i64);
+            let (start, end) = all.unwrap_or((i64::MAX, i64::MIN));
+            all = Some((start.min(distance(seen.start)), end.max(distance(seen.end))));
         }
     }
-    if all.start < all.end { all } else { 0..0 }
+    all.map_or(0..0, |(start, end)| start..end)
 }
 
 impl Score {

@@ -183,6 +183,7 @@ impl HeadTask<'_> {
 
     /// All that a pair of blocks adds. `seen` is of the pairs, in the block of keys.
     #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "two blocks, and where they are")]
     fn block<S: Isa>(
         &self,
         isa: S,
@@ -203,9 +204,9 @@ impl HeadTask<'_> {
         let mut seen_by = [NONE; PANEL];
         let (mut of_keys, mut of_pairs) = (None, None);
         // What is not seen has weights of 0, which do away with all but what is not finite.
-        if !whole
-            && !(is_finite(isa, pairs.query_rows) && is_finite(isa, pairs.d_y_rows) && is_finite(isa, keys.key_rows))
-        {
+        let is_plain = whole
+            || is_finite(isa, pairs.query_rows) && is_finite(isa, pairs.d_y_rows) && is_finite(isa, keys.key_rows);
+        if !is_plain {
             for (key, range) in seen_by.iter_mut().enumerate().take(count) {
                 let from = seen.iter().take_while(|seen| seen.end <= key).count();
                 let to = seen.iter().take_while(|seen| seen.start <= key).count();
