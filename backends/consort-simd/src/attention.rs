@@ -4,6 +4,8 @@ mod attend;
 mod bias;
 mod chunk;
 mod panels;
+#[cfg(test)]
+mod tests;
 
 use consort_core::{
     Outputs, Result, Tensor,
@@ -14,7 +16,7 @@ use smallvec::{SmallVec, smallvec};
 pub(crate) use self::{
     attend::{Attend, Run, Sequences, distances, seen_by},
     bias::{Distances, bucket_of},
-    chunk::{Score, Staircase, bias_at, is_finite, lane_numbers},
+    chunk::{NONE, Score, Staircase, bias_at, is_finite, lane_numbers},
     panels::{Panels, columns, rows},
 };
 use crate::{

@@ -82,7 +82,6 @@ pub(crate) fn attention_backward(
             simd.level.run(block::Run { task: &task, head: &head, scratch: scratch.sums });
         });
     });
-    drop(task);
     let mut outputs: Outputs<Buffer> = [d_query, d_key, d_value].into_iter().collect();
     if let Some(bias) = bias {
         outputs.push(d_bias(simd, bias, attributes.bias, heads, d_distances.as_ref())?);

@@ -232,3 +232,66 @@ pub(crate) fn cache_write(
     });
     Ok(Outputs::new())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use consort_core::HostData;
+
+    use super::*;
+
+    /// A cache of blocks of three rows that has grown twice, all rows of it their own numbers.
+    #[test]
+    fn a_cache_that_grows_keeps_what_it_has() {
+        let simd = Simd::new(crate::Level::best(), 1);
+        let spec = CacheSpec { layers: 2, key_value_heads: 2, head_width: 5, block: 3 };
+        let store = Store::new(&spec);
+        store.reserve(2).unwrap();
+        fn numbers(panel: &mut [f32], layer: &Layer, block: usize, head: usize) {
+            let row = |row: usize, kind: usize| -> Vec<f32> {
+                (0..5).map(|channel| (channel + 10 * head + 100 * (3 * block + row) + 1000 * kind) as f32).collect()
+            };
+            for place in 0..3 {
+                let (key, value) = (row(place, 0), row(place, 1));
+                layer.panels.write(panel, place, 1, |_| &key, |_| &value);
+            }
+        }
+        let fill = |blocks: Range<usize>| {
+            for block in blocks {
+                let mut layer = store.layer_mut(1).unwrap();
+                let (slab, number) = layer.find(block as u32).unwrap();
+                let size = layer.size();
+                let mut of_block = layer.slabs[slab].block_mut(number, size).to_vec();
+                for head in 0..2 {
+                    let first = layer.place(head, 0);
+                    numbers(&mut of_block[first..first + layer.panels.size()], &layer, block, head);
+                }
+                layer.slabs[slab].block_mut(number, size).copy_from_slice(&of_block);
+            }
+        };
+        fill(0..2);
+        store.reserve(1).unwrap();
+        store.reserve(5).unwrap();
+        fill(2..5);
+        let read = |layer: usize, rows: &[u32]| -> [Vec<f32>; 2] {
+            store.read(&simd, layer, rows).unwrap().map(|buffer| match buffer.to_host() {
+                HostData::F32(data) => data,
+                other => panic!("{other:?}"),
+            })
+        };
+        let expected = |rows: &[u32], kind: u32| -> Vec<f32> {
+            let of = |row: u32| (0..10).map(move |at| (at % 5 + 10 * (at / 5) + 100 * row + 1000 * kind) as f32);
+            rows.iter().flat_map(|&row| of(row)).collect()
+        };
+        let all: Vec<u32> = (0..15).collect();
+        assert_eq!(read(1, &all), [expected(&all, 0), expected(&all, 1)]);
+        assert!(read(0, &all).iter().flatten().all(|&x| x == 0.0));
+        // Between what was asked for at different times, within it, from where there is nothing, and to where.
+        store.copy(&[(0, 4), (3, 2), (9, 1), (0, 9)]).unwrap();
+        assert_eq!(read(1, &[12, 13, 14, 6, 7, 8])[1], expected(&[0, 1, 2, 9, 10, 11], 1));
+        assert!(read(1, &[3, 4, 5, 15, u32::MAX]).iter().flatten().all(|&x| x == 0.0));
+        assert!(matches!(store.reserve(usize::MAX / 2), Err(Error::OutOfMemory { .. })));
+        assert_eq!(read(1, &[0])[0], expected(&[0], 0));
+    }
+}

@@ -13,8 +13,8 @@ use consort_core::{
 
 use super::{
     bias::Distances,
-    chunk::{CHUNK, ChunkOf, MOST_ROWS, Partial, QUERIES, Score, TileRows, merge, pack_queries},
-    panels::Panels,
+    chunk::{CHUNK, ChunkOf, MOST_ROWS, NONE, Partial, QUERIES, Score, TileRows, merge},
+    panels::{Panels, columns},
 };
 use crate::{
     Simd,
@@ -26,7 +26,9 @@ use crate::{
 };
 
 /// Products that a task has at least: some microseconds.
-const TASK: usize = 1 << 18;
+const TASK: usize = 1 << 17;
+/// What it takes to read a tile's keys, in rows of products.
+const READING: usize = 4;
 
 /// Where queries and keys belong.
 pub(crate) trait Sequences: Sync {
@@ -84,15 +86,16 @@ pub(crate) fn seen_by(mask: Mask, position: usize, length: usize) -> Range<usize
 
 /// Distances from queries to the keys that they see, of rows at `positions` with the lengths of their sequences.
 pub(crate) fn distances(mask: Mask, rows: impl Iterator<Item = (usize, usize)>) -> Range<i64> {
-    let mut all = i64::MAX..i64::MIN;
+    let mut all: Option<(i64, i64)> = None;
     for (position, length) in rows {
         let seen = seen_by(mask, position, length);
         if !seen.is_empty() {
-            all.start = all.start.min((seen.start as i64).saturating_sub(position as i64));
-            all.end = all.end.max((seen.end as i64).saturating_sub(position as i64));
+            let distance = |key: usize| (key as i64).saturating_sub(position as i64);
+            let (start, end) = all.unwrap_or((i64::MAX, i64::MIN));
+            all = Some((start.min(distance(seen.start)), end.max(distance(seen.end))));
         }
     }
-    if all.start < all.end { all } else { 0..0 }
+    all.map_or(0..0, |(start, end)| start..end)
 }
 
 impl Score {
@@ -123,7 +126,7 @@ impl<'a> Attend<'a> {
         self.heads / self.panels.heads.max(1)
     }
 
-    /// Cuts runs into tiles, head by head; gives how many products there are.
+    /// Cuts runs into tiles, head by head; gives how many products that is worth.
     fn tiles(&self, height: usize, runs: &[Run], tiles: &mut Vec<Tile>) -> usize {
         tiles.clear();
         let mut work = 0;
@@ -138,7 +141,7 @@ impl<'a> Attend<'a> {
                         seen_by(self.mask, position, self.sequences.length(run.sequence))
                     };
                     let (start, end) = (seen(pairs.start).start, seen(pairs.end - 1).end.max(seen(pairs.start).end));
-                    work += 2 * pairs.len() * end.saturating_sub(start) * self.panels.width;
+                    work += 2 * (pairs.len() + READING) * end.saturating_sub(start) * self.panels.width;
                     let chunks = start / CHUNK..end.div_ceil(CHUNK);
                     tiles.push(Tile { sequence: run.sequence, first: run.rows.start, head, pairs, chunks });
                 }
@@ -201,8 +204,7 @@ impl<'a> Attend<'a> {
     /// What each row of a tile sees, and its biases.
     #[inline(always)]
     fn rows(&self, tile: &Tile) -> TileRows<'_> {
-        let mut rows =
-            TileRows { count: tile.pairs.len(), seen: std::array::from_fn(|_| 0..0), bias: [(&[][..], 0); MOST_ROWS] };
+        let mut rows = TileRows { count: tile.pairs.len(), seen: [NONE; MOST_ROWS], bias: [(&[], 0); MOST_ROWS] };
         let length = self.sequences.length(tile.sequence);
         for (index, pair) in tile.pairs.clone().enumerate() {
             let position = self.sequences.position(tile.first + pair / self.group());
@@ -227,7 +229,7 @@ impl<'a> Attend<'a> {
         let (queries, scratch) = scratch.split_at_mut(self.queries());
         let (scores, next) = scratch.split_at_mut(MOST_ROWS * CHUNK);
         let width = self.panels.width;
-        pack_queries(queries, rows.count, |index| {
+        columns::<QUERIES>(queries, 0, rows.count, |index| {
             let pair = tile.pairs.start + index;
             let head = self.query_head(tile, pair);
             // Heads without width have no rows.
@@ -286,7 +288,8 @@ impl<'a> Attend<'a> {
             if is_seen {
                 let sum = isa.splat(sum);
                 for (y, x) in y.chunks_mut(S::LANES).zip(merged.chunks_exact(S::LANES)) {
-                    isa.write(y, isa.div(isa.read(x), sum));
+                    // −0 becomes 0: whether terms of 0 were added or left out shows in that alone.
+                    isa.write(y, isa.add(isa.div(isa.read(x), sum), isa.zero()));
                 }
             } else {
                 y.fill(0.0);

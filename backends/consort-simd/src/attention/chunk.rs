@@ -19,6 +19,9 @@ pub(crate) const MOST_ROWS: usize = 14;
 /// From one channel of the packed queries to the next.
 pub(super) const QUERIES: usize = 16;
 
+/// Nothing is seen.
+pub(crate) const NONE: Range<usize> = 0..0;
+
 /// What turns a product into a score.
 #[derive(Clone, Copy)]
 pub(crate) struct Score {
@@ -49,16 +52,6 @@ impl Partial {
     }
 }
 
-/// Packs rows of C into `[C][QUERIES]`.
-#[inline(always)]
-pub(super) fn pack_queries<'a>(queries: &mut [f32], count: usize, row: impl Fn(usize) -> &'a [f32]) {
-    for index in 0..count {
-        for (to, &from) in queries.chunks_exact_mut(QUERIES).zip(row(index)) {
-            to[index] = from;
-        }
-    }
-}
-
 /// What a chunk's computation reads and where it works.
 pub(super) struct ChunkOf<'a> {
     pub(super) panels: Panels,
@@ -76,7 +69,7 @@ impl ChunkOf<'_> {
     #[inline(always)]
     pub(super) fn run<S: Isa>(&self, isa: S, rows: &TileRows<'_>, first: usize, scores: &mut [f32], out: &mut [f32]) {
         let local = |position: usize| position.saturating_sub(first).min(CHUNK);
-        let mut seen: [Range<usize>; MOST_ROWS] = std::array::from_fn(|_| 0..0);
+        let mut seen = [NONE; MOST_ROWS];
         for (local_seen, range) in seen.iter_mut().zip(&rows.seen).take(rows.count) {
             *local_seen = local(range.start)..local(range.end);
         }
@@ -84,10 +77,14 @@ impl ChunkOf<'_> {
         let partial = Partial::new(&self.panels);
         assert!(scores.len() >= MOST_ROWS * CHUNK && out.len() >= rows.count * partial.stride, "room for a chunk");
         self.scores(isa, seen, first, scores);
+        let (start, end) = bounds(seen);
         for (row, range) in seen.iter().enumerate() {
             let (bias, zero) = rows.bias[row];
-            let [greatest, sum] =
-                softmax(isa, self.score, &mut scores[row * CHUNK..][..CHUNK], range, bias, zero + first as i64);
+            let scores = &mut scores[row * CHUNK..][..CHUNK];
+            let [greatest, sum] = softmax(isa, self.score, scores, range, bias, zero + first as i64);
+            // Weights of what other rows see.
+            scores[start..range.start.max(start)].fill(0.0);
+            scores[range.end.max(start)..end.max(range.end)].fill(0.0);
             let out = &mut out[row * partial.stride..][..partial.stride];
             out[..partial.greatest].fill(0.0);
             out[partial.greatest..][..2].copy_from_slice(&[greatest, sum]);
@@ -153,7 +150,11 @@ impl ChunkOf<'_> {
             let Some((panel, column)) = panel else { continue };
             let values = &panel[self.panels.keys()..];
             let mut steps = Staircase::new(at..at + count);
-            while let Some((rows, keys)) = steps.next(seen) {
+            // What is not seen has weights of 0, which do away with all but what is not finite.
+            let mut all =
+                self.is_plain(isa, seen, at..at + count, values, column).then(|| (0..seen.len(), at..at + count));
+            let is_plain = all.is_some();
+            while let Some((rows, keys)) = if is_plain { all.take() } else { steps.next(seen) } {
                 for (values, out_column) in values.chunks_exact(PANEL * PANEL).zip((0..).step_by(PANEL)) {
                     let values = &values[(column + keys.start - at) * PANEL..];
                     let out = &mut out[rows.start * stride + out_column..];
@@ -174,13 +175,51 @@ impl ChunkOf<'_> {
         }
     }
 
+    /// Whether the values at `keys` that some rows see and others do not are all finite.
+    #[inline(always)]
+    fn is_plain<S: Isa>(
+        &self,
+        isa: S,
+        seen: &[Range<usize>],
+        keys: Range<usize>,
+        values: &[f32],
+        column: usize,
+    ) -> bool {
+        let (mut from, mut to) = (keys.start, keys.end);
+        for range in seen {
+            (from, to) = (from.max(range.start.min(keys.end)), to.min(range.end.max(keys.start)));
+        }
+        // From `from` to `to` all rows see all; there may be no such keys.
+        let (from, to) = if from < to { (from, to) } else { (keys.end, keys.end) };
+        for values in values.chunks_exact(PANEL * PANEL) {
+            let of = |keys: Range<usize>| (column + keys.start) * PANEL..(column + keys.end) * PANEL;
+            let before = &values[of(0..from - keys.start)];
+            let after = &values[of(to - keys.start..keys.len())];
+            if !is_finite(isa, before) || !is_finite(isa, after) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// The positions that any row sees, panel by panel.
     #[inline(always)]
     fn pieces(&self, seen: &[Range<usize>], first: usize) -> Pieces<'_> {
-        let at = seen.iter().map(|range| range.start).min().unwrap_or(0);
-        let end = seen.iter().map(|range| range.end).max().unwrap_or(0);
+        let (at, end) = bounds(seen);
         Pieces { of: self, first, at, end }
     }
+}
+
+/// Where what any row sees begins and ends.
+#[inline(always)]
+fn bounds(seen: &[Range<usize>]) -> (usize, usize) {
+    let (mut start, mut end) = (CHUNK, 0);
+    for range in seen {
+        if range.start < range.end {
+            (start, end) = (start.min(range.start), end.max(range.end));
+        }
+    }
+    (start.min(end), end)
 }
 
 /// What lies together of a chunk.
@@ -297,18 +336,16 @@ fn softmax<S: Isa>(isa: S, score: Score, row: &mut [f32], seen: &Range<usize>, b
     [greatest, isa.sum(sum)]
 }
 
-/// Whether no element is NaN or infinite.
+/// Whether no element is NaN or infinite. There are whole rows of a panel.
 #[inline(always)]
 pub(crate) fn is_finite<S: Isa>(isa: S, x: &[f32]) -> bool {
     // x · 0 is 0, or else NaN.
-    let mut sums = [isa.zero(); 4];
-    for x in x.chunks(4 * S::LANES) {
-        for (x, sum) in x.chunks(S::LANES).zip(&mut sums) {
-            *sum = isa.mul_add(isa.read(x), isa.zero(), *sum);
-        }
+    let (mut a, mut b) = (isa.zero(), isa.zero());
+    for x in x.chunks_exact(2 * S::LANES) {
+        a = isa.mul_add(isa.read(x), isa.zero(), a);
+        b = isa.mul_add(isa.read(&x[S::LANES..]), isa.zero(), b);
     }
-    let [a, b, c, d] = sums;
-    !isa.any(isa.unordered(isa.add(a, b), isa.add(c, d)))
+    !isa.any(isa.unordered(a, b))
 }
 
 /// LANES biases from `place` on.

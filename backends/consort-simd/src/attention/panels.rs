@@ -45,7 +45,7 @@ impl Panels {
         value: impl Fn(usize) -> &'a [f32],
     ) {
         let (keys, values) = panel.split_at_mut(self.keys());
-        columns(keys, place, count, key);
+        columns::<PANEL>(keys, place, count, key);
         rows(values, place, count, value);
     }
 
@@ -61,37 +61,47 @@ impl Panels {
     }
 }
 
-/// Rows as columns of a panel `[C][PANEL]`, from `place` on.
-#[inline]
-pub(crate) fn columns<'a>(panel: &mut [f32], place: usize, count: usize, row: impl Fn(usize) -> &'a [f32]) {
-    for first in (0..count).step_by(4) {
-        if first + 4 <= count {
-            // Four at a time are whole vectors of the baseline.
-            let rows = [row(first), row(first + 1), row(first + 2), row(first + 3)];
-            let mut fours = rows.map(|row| row.chunks_exact(4));
-            for to in panel.chunks_exact_mut(4 * PANEL) {
-                let [Some(a), Some(b), Some(c), Some(d)] = fours.each_mut().map(Iterator::next) else { break };
-                for channel in 0..4 {
-                    to[channel * PANEL + place + first..][..4]
-                        .copy_from_slice(&[a[channel], b[channel], c[channel], d[channel]]);
-                }
-            }
-            let done = rows[0].len() / 4 * 4;
-            for (channel, to) in panel.chunks_exact_mut(PANEL).enumerate().skip(done) {
-                to[place + first..][..4].copy_from_slice(&rows.map(|row| row[channel]));
-            }
-        } else {
-            for index in first..count {
-                for (to, &from) in panel.chunks_exact_mut(PANEL).zip(row(index)) {
-                    to[place + index] = from;
-                }
-            }
+/// Rows as columns of `[C][STRIDE]`, from `place` on.
+#[inline(always)]
+pub(crate) fn columns<'a, const STRIDE: usize>(
+    to: &mut [f32],
+    place: usize,
+    count: usize,
+    row: impl Fn(usize) -> &'a [f32],
+) {
+    // Four rows and channels at a time are a handful of the baseline's vectors.
+    let fours = count / 4 * 4;
+    for index in (0..fours).step_by(4) {
+        let (a, b, c, d) = (row(index), row(index + 1), row(index + 2), row(index + 3));
+        let (mut channel, place) = (0, place + index);
+        while let (Some(&[a0, a1, a2, a3]), Some(&[b0, b1, b2, b3]), Some(&[c0, c1, c2, c3]), Some(&[d0, d1, d2, d3])) =
+            (four(a, channel), four(b, channel), four(c, channel), four(d, channel))
+        {
+            let to = &mut to[channel * STRIDE + place..][..3 * STRIDE + 4];
+            to[..4].copy_from_slice(&[a0, b0, c0, d0]);
+            to[STRIDE..][..4].copy_from_slice(&[a1, b1, c1, d1]);
+            to[2 * STRIDE..][..4].copy_from_slice(&[a2, b2, c2, d2]);
+            to[3 * STRIDE..][..4].copy_from_slice(&[a3, b3, c3, d3]);
+            channel += 4;
+        }
+        for channel in channel..a.len() {
+            to[channel * STRIDE + place..][..4].copy_from_slice(&[a[channel], b[channel], c[channel], d[channel]]);
+        }
+    }
+    for index in fours..count {
+        for (channel, &x) in row(index).iter().enumerate() {
+            to[channel * STRIDE + place + index] = x;
         }
     }
 }
 
+#[inline(always)]
+fn four(row: &[f32], first: usize) -> Option<&[f32; 4]> {
+    row.get(first..)?.first_chunk()
+}
+
 /// Rows as rows of panels `[⌈C/PANEL⌉][PANEL][PANEL]`, from `place` on.
-#[inline]
+#[inline(always)]
 pub(crate) fn rows<'a>(panels: &mut [f32], place: usize, count: usize, row: impl Fn(usize) -> &'a [f32]) {
     for index in 0..count {
         for (to, from) in panels.chunks_exact_mut(PANEL * PANEL).zip(row(index).chunks(PANEL)) {

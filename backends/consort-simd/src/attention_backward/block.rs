@@ -5,7 +5,7 @@ use std::ops::Range;
 use consort_core::operation::Mask;
 
 use crate::{
-    attention::{Distances, Panels, Score, Staircase, bias_at, columns, is_finite, lane_numbers, rows, seen_by},
+    attention::{Distances, NONE, Panels, Score, Staircase, bias_at, columns, is_finite, lane_numbers, rows, seen_by},
     gemm::{PANEL, tile},
     isa::{Isa, Kernel},
     math,
@@ -107,7 +107,7 @@ impl HeadTask<'_> {
     /// What pairs of a block see, from the segment's first key on.
     #[inline(always)]
     fn seen(&self, head: &Head, first: usize, pairs: usize) -> [Range<usize>; PANEL] {
-        let mut seen: [Range<usize>; PANEL] = std::array::from_fn(|_| 0..0);
+        let mut seen = [NONE; PANEL];
         for (index, seen) in seen.iter_mut().enumerate().take(pairs) {
             *seen = seen_by(self.mask, (first + index) / self.group(), head.keys.len());
         }
@@ -127,7 +127,8 @@ impl HeadTask<'_> {
         let (delta, block) = block.split_at_mut(PANEL);
         for index in 0..pairs {
             let (row, query_head) = self.place(head, first + index);
-            let [y, d_y] = [&self.y, &self.d_y].map(|x| part(x, row, query_head, width));
+            let y = part(&self.y, row, query_head, width);
+            let d_y = part(&self.d_y, row, query_head, width);
             let mut sum = isa.zero();
             for (y, d_y) in y.chunks(S::LANES).zip(d_y.chunks(S::LANES)) {
                 sum = isa.mul_add(isa.read(y), isa.read(d_y), sum);
@@ -143,9 +144,9 @@ impl HeadTask<'_> {
             let (row, query_head) = self.place(head, first + index);
             part(&self.d_y, row, query_head, width)
         };
-        columns(query_columns, 0, pairs, query);
+        columns::<PANEL>(query_columns, 0, pairs, query);
         rows(query_rows, 0, pairs, query);
-        columns(d_y_columns, 0, pairs, d_y);
+        columns::<PANEL>(d_y_columns, 0, pairs, d_y);
         rows(d_y_rows, 0, pairs, d_y);
     }
 
@@ -172,14 +173,17 @@ impl HeadTask<'_> {
         let (value_columns, block) = block.split_at_mut(size_columns);
         let (d_key, d_value) = block.split_at_mut(size_rows);
         let key = |index: usize| part(&self.key, head.keys.start + first + index, head.head, width);
-        columns(key_columns, 0, count, key);
+        columns::<PANEL>(key_columns, 0, count, key);
         rows(key_rows, 0, count, key);
-        columns(value_columns, 0, count, |index| part(&self.value, head.keys.start + first + index, head.head, width));
+        columns::<PANEL>(value_columns, 0, count, |index| {
+            part(&self.value, head.keys.start + first + index, head.head, width)
+        });
         KeyBlock { key_columns, key_rows, value_columns, d_key, d_value }
     }
 
     /// All that a pair of blocks adds. `seen` is of the pairs, in the block of keys.
     #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "two blocks, and where they are")]
     fn block<S: Isa>(
         &self,
         isa: S,
@@ -197,11 +201,12 @@ impl HeadTask<'_> {
         self.probabilities(isa, head, seen, [first_pair, first_key], pairs, scores);
 
         let whole = seen.iter().all(|seen| *seen == (0..count));
-        let mut seen_by: [Range<usize>; PANEL] = std::array::from_fn(|_| 0..0);
+        let mut seen_by = [NONE; PANEL];
         let (mut of_keys, mut of_pairs) = (None, None);
         // What is not seen has weights of 0, which do away with all but what is not finite.
-        let operands = [&*pairs.query_rows, pairs.d_y_rows, keys.key_rows];
-        if !whole && !operands.into_iter().all(|x| is_finite(isa, x)) {
+        let is_plain = whole
+            || is_finite(isa, pairs.query_rows) && is_finite(isa, pairs.d_y_rows) && is_finite(isa, keys.key_rows);
+        if !is_plain {
             for (key, range) in seen_by.iter_mut().enumerate().take(count) {
                 let from = seen.iter().take_while(|seen| seen.end <= key).count();
                 let to = seen.iter().take_while(|seen| seen.start <= key).count();
@@ -228,7 +233,8 @@ impl HeadTask<'_> {
         let (scale, one, lanes) = (isa.splat(self.score.scale), isa.splat(1.0), lane_numbers(isa));
         for (index, seen) in seen.iter().enumerate() {
             let (row, query_head) = self.place(head, first_pair + index);
-            let [p_row, d_row] = [&mut *scores.p, &mut *scores.d_z].map(|x| &mut x[index * PANEL..][..PANEL]);
+            let p_row = &mut scores.p[index * PANEL..][..PANEL];
+            let d_row = &mut scores.d_z[index * PANEL..][..PANEL];
             let (delta, log_sum) = (isa.splat(pairs.delta[index]), isa.splat(pairs.log_sum[index]));
             // Where a distance of this row is in a head's biases, and so in their gradients.
             let before = first_key as i64 - (row - head.queries.start) as i64;
@@ -256,10 +262,11 @@ impl HeadTask<'_> {
                 if at < seen.start || at + S::LANES > seen.end {
                     let start = isa.splat_i(seen.start as i32 - at as i32);
                     let end = isa.splat_i((seen.end - at).min(S::LANES) as i32);
-                    for x in [&mut p, &mut d_score, &mut d_z] {
-                        let from = isa.select(isa.less_i(lanes, start), isa.zero(), *x);
-                        *x = isa.select(isa.less_i(lanes, end), from, isa.zero());
-                    }
+                    (p, d_score, d_z) = (
+                        within(isa, lanes, start, end, p),
+                        within(isa, lanes, start, end, d_score),
+                        within(isa, lanes, start, end, d_z),
+                    );
                 }
                 if let (Some(((_, zero), stride)), Some(sums)) = (bias, &self.d_distances) {
                     let first = (head.segment * self.heads + query_head) * stride;
@@ -273,6 +280,13 @@ impl HeadTask<'_> {
             }
         }
     }
+}
+
+/// The lanes from `start` to `end`; 0 in the others.
+#[inline(always)]
+fn within<S: Isa>(isa: S, lanes: S::I, start: S::I, end: S::I, x: S::F) -> S::F {
+    let from = isa.select(isa.less_i(lanes, start), isa.zero(), x);
+    isa.select(isa.less_i(lanes, end), from, isa.zero())
 }
 
 /// A head of a row.
