@@ -12,10 +12,10 @@ use consort_core::{
 use smallvec::{SmallVec, smallvec};
 
 pub(crate) use self::{
-    attend::{Attend, Run, Sequences, distances},
-    bias::Distances,
-    chunk::Score,
-    panels::Panels,
+    attend::{Attend, Run, Sequences, distances, seen_by},
+    bias::{Distances, bucket_of},
+    chunk::{Score, Staircase, bias_at, is_finite, lane_numbers},
+    panels::{Panels, columns, rows},
 };
 use crate::{
     Simd,

@@ -258,3 +258,46 @@ impl<T: Item, F: Fn(T, T) -> bool> Kernel for Compare<'_, T, F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use consort_core::{Backend, DType, HostData, Shape};
+
+    use super::*;
+    use crate::isa::Level;
+
+    #[test]
+    fn every_length_and_pattern_in_place_or_not() {
+        let values = |from: usize| (0..200).map(|i| ((i + from) * 37 % 101) as f32 - 50.0).collect::<Vec<_>>();
+        for simd in Level::available().into_iter().map(|level| Simd::new(level, 1)) {
+            for length in (1..40).chain([CHUNK - 1, CHUNK + 1, 3 * CHUNK + 5]) {
+                // Elements of `a`, of `b`, and the step of `b`.
+                for (step, offset, held) in [1, 0, 2].into_iter().flat_map(|step| {
+                    [0, 3].into_iter().flat_map(move |offset| [false, true].map(|held| (step, offset, held)))
+                }) {
+                    let all: Vec<f32> = values(1).into_iter().cycle().take(2 * length + 4).collect();
+                    let a: Vec<f32> = values(0).into_iter().cycle().take(length).collect();
+                    let shape = Shape::new(&[length]).unwrap();
+                    let upload = |data: &[f32]| simd.upload(HostData::F32(data.to_vec())).unwrap();
+                    let layout = consort_core::Layout::strided(shape, &[step], offset).unwrap();
+                    for swap in [false, true] {
+                        let mut x = Tensor::new(upload(&a), shape, DType::F32);
+                        let mut y = Tensor::with_layout(upload(&all), layout, DType::F32);
+                        let also = held.then(|| x.clone());
+                        let spec = Spec { shape, dtype: DType::F32 };
+                        let (one, other) = if swap { (&mut y, &mut x) } else { (&mut x, &mut y) };
+                        let found = binary(&simd, one, other, BinaryKind::Subtract, &spec).unwrap();
+                        let sign = if swap { -1.0 } else { 1.0 };
+                        for (index, found) in found.elements::<f32>().unwrap().iter().enumerate() {
+                            let expected = sign * (a[index] - all[offset + index * step]);
+                            assert_eq!(*found, expected, "{:?} {length} {step} {offset} {index}", simd.level());
+                        }
+                        if let Some(also) = also {
+                            assert_eq!(also.buffer.elements::<f32>().unwrap(), a);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -13,8 +13,8 @@ use crate::{
     team::Parts,
 };
 
-/// Rows and columns that are turned at a time: what is read of a row and written of one is then whole cache lines.
-const TILE: usize = 32;
+/// Rows and columns that are turned at a time: what is read of a row and written of one is then a few whole cache lines.
+const TILE: usize = 64;
 
 /// The elements of `x`, each rounded once to `dtype`. A copy of the same type keeps every bit; it is no copy where nobody else
 /// holds `x`.
@@ -275,5 +275,53 @@ impl<F: Cast<T>, T: Item> Kernel for Turned<'_, F, T> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use consort_core::{Backend, HostData, Layout, Shape};
+
+    use super::*;
+    use crate::isa::Level;
+
+    #[test]
+    fn any_order_of_dimensions_and_any_type() {
+        let sizes = [3, 70, 5, 66];
+        let values: Vec<f64> = (0..sizes.iter().product()).map(|i: usize| (i as f64 - 5000.0) * 0.37).collect();
+        let orders = [[0, 1, 2, 3], [3, 2, 1, 0], [0, 3, 2, 1], [1, 3, 0, 2], [2, 0, 3, 1], [0, 1, 3, 2]];
+        for simd in Level::available().into_iter().flat_map(|level| [1, 3].map(|threads| Simd::new(level, threads))) {
+            for dtype in [DType::F32, DType::F16, DType::BF16, DType::U32] {
+                let whole = simd.upload(HostData::from_f64(values.iter().copied(), dtype)).unwrap();
+                let held = whole.to_host().to_f64();
+                for order in orders {
+                    let layout = Layout::contiguous(Shape::new(&sizes).unwrap()).permute(&order).unwrap();
+                    let layout = layout.slice(0, 1, layout.shape().sizes()[0] - 1).unwrap();
+                    let mut expected = vec![layout.offset()];
+                    for (size, stride) in layout.shape().sizes().iter().zip(layout.strides()) {
+                        expected = expected.iter().flat_map(|at| (0..*size).map(move |i| at + i * stride)).collect();
+                    }
+                    for to in [DType::F32, DType::F16, DType::BF16, DType::U32] {
+                        let mut x = Tensor::with_layout(whole.clone(), layout, dtype);
+                        let found = copy(&simd, &mut x, to).unwrap().to_host();
+                        assert_eq!(found, HostData::from_f64(expected.iter().map(|&at| held[at]), to), "{order:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_copy_that_nobody_else_holds_is_none() {
+        let simd = Simd::new(Level::best(), 1);
+        let data = HostData::F32((0..100).map(|i| i as f32).collect());
+        let mut x = Tensor::new(simd.upload(data.clone()).unwrap(), Shape::new(&[100]).unwrap(), DType::F32);
+        let address = x.buffer.elements::<f32>().unwrap().as_ptr();
+        let held = x.buffer.clone();
+        let other = copy(&simd, &mut x, DType::F32).unwrap();
+        assert_ne!(other.elements::<f32>().unwrap().as_ptr(), address);
+        assert_eq!(other.to_host(), data);
+        drop(held);
+        assert_eq!(copy(&simd, &mut x, DType::F32).unwrap().elements::<f32>().unwrap().as_ptr(), address);
     }
 }

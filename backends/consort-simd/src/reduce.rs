@@ -292,3 +292,71 @@ impl Kernel for Columns<'_> {
         out.copy_from_slice(sums);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use consort_core::{Backend, HostData};
+
+    use super::*;
+    use crate::isa::Level;
+
+    fn bits(buffer: &Buffer) -> Vec<u32> {
+        match buffer.to_host() {
+            HostData::F32(data) => data.into_iter().map(f32::to_bits).collect(),
+            other => other.into_u32().unwrap(),
+        }
+    }
+
+    #[test]
+    fn neither_layout_nor_threads_show_in_the_bits() {
+        for level in Level::available() {
+            for sizes in [[5, 7, 33], [2, 3 * PART + 1, 1], [1, 3, 2 * PART + 5], [2, 40, 1100]] {
+                let shape = Shape::new(&sizes).unwrap();
+                let elements = shape.elements();
+                let data = (0..elements).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 7.0).collect();
+                for axis in 0..3 {
+                    for kind in [ReduceKind::Sum, ReduceKind::Maximum, ReduceKind::ArgMaximum] {
+                        let mut seen = Vec::new();
+                        for simd in [1, 3].map(|threads| Simd::new(level, threads)) {
+                            let x =
+                                Tensor::new(simd.upload(HostData::F32(Vec::clone(&data))).unwrap(), shape, DType::F32);
+                            // The same elements, the first dimension the fastest.
+                            let turned = x.permute(&[2, 1, 0]).unwrap();
+                            let turned_shape = *turned.shape();
+                            let turned = copy::copy(&simd, &mut turned.clone(), DType::F32).unwrap();
+                            let turned = Tensor::new(turned, turned_shape, DType::F32).permute(&[2, 1, 0]).unwrap();
+                            for mut x in [x, turned] {
+                                seen.push(bits(&reduce(&simd, &mut x, axis, kind).unwrap()));
+                            }
+                        }
+                        assert!(seen.iter().all(|bits| *bits == seen[0]), "{level:?} {sizes:?} {axis} {kind:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_nan_or_the_first_greatest_is_found() {
+        for simd in Level::available().into_iter().map(|level| Simd::new(level, 2)) {
+            for length in (1..70).chain([PART - 1, PART + 3, 3 * PART]) {
+                let find = |data: Vec<f32>| {
+                    let shape = Shape::new(&[1, length]).unwrap();
+                    let x = Tensor::new(simd.upload(HostData::F32(data)).unwrap(), shape, DType::F32);
+                    let most = reduce(&simd, &mut x.clone(), 1, ReduceKind::Maximum).unwrap();
+                    let place = reduce(&simd, &mut x.clone(), 1, ReduceKind::ArgMaximum).unwrap();
+                    (most.elements::<f32>().unwrap()[0], place.elements::<u32>().unwrap()[0] as usize)
+                };
+                let at = length * 2 / 3;
+                let mut data = vec![-2.0; length];
+                (data[at], data[length - 1]) = (-1.0, -1.0);
+                assert_eq!(find(data.clone()), (-1.0, at), "{length}");
+                data[length / 2] = f32::NAN;
+                data[length - 1] = f32::NAN;
+                let (most, place) = find(data);
+                assert!(most.is_nan() && place == length / 2, "{length}");
+                assert_eq!(find(vec![f32::NEG_INFINITY; length]), (f32::NEG_INFINITY, 0));
+            }
+        }
+    }
+}

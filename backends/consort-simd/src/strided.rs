@@ -126,19 +126,19 @@ impl<const N: usize> Iterator for Segments<'_, N> {
         self.range.start += length;
         // On to the first column of the next row.
         self.index[last] = 0;
-        for operand in 0..N {
-            self.first[operand] -= column * strides[last][operand];
+        for (first, stride) in self.first.iter_mut().zip(&strides[last]) {
+            *first -= column * stride;
         }
         for axis in (0..last).rev() {
             self.index[axis] += 1;
-            for operand in 0..N {
-                self.first[operand] += strides[axis][operand];
+            for (first, stride) in self.first.iter_mut().zip(&strides[axis]) {
+                *first += stride;
             }
             if self.index[axis] < sizes[axis] {
                 break;
             }
-            for operand in 0..N {
-                self.first[operand] -= self.index[axis] * strides[axis][operand];
+            for (first, stride) in self.first.iter_mut().zip(&strides[axis]) {
+                *first -= self.index[axis] * stride;
             }
             self.index[axis] = 0;
         }

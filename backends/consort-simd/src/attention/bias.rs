@@ -2,11 +2,12 @@
 
 use std::{cell::RefCell, ops::Range};
 
-use consort_core::{Error, Result, Tensor, operation::ScoreBias, positions::relative_bucket};
+use consort_core::{DType, Error, Result, Tensor, operation::ScoreBias, positions::relative_bucket};
 
 use crate::{
     Simd,
     storage::{Buffer, filled, misfit},
+    team::Parts,
 };
 
 /// Before and after the distances that are seen: as many as lanes of a register that reaches over them.
@@ -14,17 +15,16 @@ const PAD: usize = 16;
 /// Distances times heads that are held at most.
 const MOST: usize = 1 << 28;
 
-/// `bias[h][distance]`.
+/// A number for each distance that is seen, in rows: biases of heads, or their gradients.
 pub(crate) struct Distances {
     buffer: Buffer,
-    /// The least distance that is seen.
-    first: i64,
-    /// Entries of a head.
+    seen: Range<i64>,
+    /// Entries of a row.
     stride: usize,
 }
 
 impl Distances {
-    /// For distances in `seen`; `None` where there is no bias, or where nothing is seen.
+    /// Biases of each head at distances in `seen`; `None` where there is no bias, or where nothing is seen.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]; [`Error::Unsupported`] for positions absurdly far from each other.
@@ -52,7 +52,7 @@ impl Distances {
                     let slope = element(&[head])?;
                     row.iter_mut().zip(seen.clone()).for_each(|(to, distance)| *to = slope * distance as f32);
                 }
-                ScoreBias::Relative { .. } => with_buckets(kind, &seen, |bucket| {
+                ScoreBias::Relative { .. } => bucket_of(kind, &seen, |bucket| {
                     row.iter_mut().zip(seen.clone()).try_for_each(|(to, distance)| {
                         *to = element(&[bucket(distance), head])?;
                         Ok(())
@@ -61,13 +61,45 @@ impl Distances {
                 ScoreBias::None => return Err(misfit("a bias of no kind")),
             }
         }
-        Ok(Some(Self { buffer, first: seen.start, stride }))
+        Ok(Some(Self { buffer, seen, stride }))
+    }
+
+    /// Zeros.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(crate) fn zeros(simd: &Simd, rows: usize, seen: Range<i64>) -> Result<Self> {
+        let stride = stride(rows, &seen)?;
+        Ok(Self { buffer: simd.pool.zeros(DType::F32, rows * stride)?, seen, stride })
+    }
+
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    pub(crate) fn seen(&self) -> Range<i64> {
+        self.seen.clone()
+    }
+
+    pub(crate) fn rows(&self) -> Result<usize> {
+        Ok(self.buffer.elements::<f32>()?.len() / self.stride)
+    }
+
+    /// All rows, to be added to.
+    pub(crate) fn parts(&mut self) -> Result<Parts<f32>> {
+        Ok(Parts::new(filled(&mut self.buffer)?))
+    }
+
+    /// Distances of a row, going up, and what is there.
+    pub(crate) fn row(&self, row: usize) -> Result<impl Iterator<Item = (i64, f32)>> {
+        let (row, _) = self.of_head(row)?;
+        Ok(self.seen.clone().zip(row[PAD..].iter().copied()))
     }
 
     /// A head's, and where in it distance 0 would be.
     pub(crate) fn of_head(&self, head: usize) -> Result<(&[f32], i64)> {
         let row = self.buffer.elements::<f32>()?.get(head * self.stride..(head + 1) * self.stride);
-        Ok((row.ok_or_else(|| misfit("a head without biases"))?, zero(self.first)))
+        Ok((row.ok_or_else(|| misfit("a head without biases"))?, PAD as i64 - self.seen.start))
     }
 }
 
@@ -75,7 +107,7 @@ impl Distances {
 ///
 /// # Errors
 /// [`Error::Unsupported`] where they are too many.
-pub(crate) fn stride(heads: usize, seen: &Range<i64>) -> Result<usize> {
+fn stride(heads: usize, seen: &Range<i64>) -> Result<usize> {
     let span = usize::try_from(seen.end.saturating_sub(seen.start)).unwrap_or(0);
     if span > MOST / heads.max(1) {
         let reason = "positions are too far from each other";
@@ -84,13 +116,8 @@ pub(crate) fn stride(heads: usize, seen: &Range<i64>) -> Result<usize> {
     Ok((span + 2 * PAD).next_multiple_of(16))
 }
 
-/// Where distance 0 would be in a row that begins with distance `first`.
-pub(crate) fn zero(first: i64) -> i64 {
-    PAD as i64 - first
-}
-
 /// Buckets of distances, computed once a thread as long as the kind stays the same.
-pub(crate) fn with_buckets<T>(kind: ScoreBias, seen: &Range<i64>, run: impl FnOnce(&dyn Fn(i64) -> usize) -> T) -> T {
+pub(crate) fn bucket_of<T>(kind: ScoreBias, seen: &Range<i64>, run: impl FnOnce(&dyn Fn(i64) -> usize) -> T) -> T {
     thread_local! {
         static BUCKETS: RefCell<(ScoreBias, Vec<u32>)> = const { RefCell::new((ScoreBias::None, Vec::new())) };
     }

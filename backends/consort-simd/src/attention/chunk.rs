@@ -297,15 +297,29 @@ fn softmax<S: Isa>(isa: S, score: Score, row: &mut [f32], seen: &Range<usize>, b
     [greatest, isa.sum(sum)]
 }
 
+/// Whether no element is NaN or infinite.
+#[inline(always)]
+pub(crate) fn is_finite<S: Isa>(isa: S, x: &[f32]) -> bool {
+    // x · 0 is 0, or else NaN.
+    let mut sums = [isa.zero(); 4];
+    for x in x.chunks(4 * S::LANES) {
+        for (x, sum) in x.chunks(S::LANES).zip(&mut sums) {
+            *sum = isa.mul_add(isa.read(x), isa.zero(), *sum);
+        }
+    }
+    let [a, b, c, d] = sums;
+    !isa.any(isa.unordered(isa.add(a, b), isa.add(c, d)))
+}
+
 /// LANES biases from `place` on.
 #[inline(always)]
-pub(super) fn bias_at<S: Isa>(bias: &[f32], place: i64) -> &[f32] {
+pub(crate) fn bias_at<S: Isa>(bias: &[f32], place: i64) -> &[f32] {
     &bias[usize::try_from(place).unwrap_or(0)..][..S::LANES]
 }
 
 /// 0, 1, 2, …
 #[inline(always)]
-pub(super) fn lane_numbers<S: Isa>(isa: S) -> S::I {
+pub(crate) fn lane_numbers<S: Isa>(isa: S) -> S::I {
     const NUMBERS: [i32; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
     const { assert!(S::LANES <= 16) };
     // SAFETY: there are no more lanes.

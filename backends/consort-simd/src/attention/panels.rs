@@ -64,9 +64,28 @@ impl Panels {
 /// Rows as columns of a panel `[C][PANEL]`, from `place` on.
 #[inline]
 pub(crate) fn columns<'a>(panel: &mut [f32], place: usize, count: usize, row: impl Fn(usize) -> &'a [f32]) {
-    for index in 0..count {
-        for (to, &from) in panel.chunks_exact_mut(PANEL).zip(row(index)) {
-            to[place + index] = from;
+    for first in (0..count).step_by(4) {
+        if first + 4 <= count {
+            // Four at a time are whole vectors of the baseline.
+            let rows = [row(first), row(first + 1), row(first + 2), row(first + 3)];
+            let mut fours = rows.map(|row| row.chunks_exact(4));
+            for to in panel.chunks_exact_mut(4 * PANEL) {
+                let [Some(a), Some(b), Some(c), Some(d)] = fours.each_mut().map(Iterator::next) else { break };
+                for channel in 0..4 {
+                    to[channel * PANEL + place + first..][..4]
+                        .copy_from_slice(&[a[channel], b[channel], c[channel], d[channel]]);
+                }
+            }
+            let done = rows[0].len() / 4 * 4;
+            for (channel, to) in panel.chunks_exact_mut(PANEL).enumerate().skip(done) {
+                to[place + first..][..4].copy_from_slice(&rows.map(|row| row[channel]));
+            }
+        } else {
+            for index in first..count {
+                for (to, &from) in panel.chunks_exact_mut(PANEL).zip(row(index)) {
+                    to[place + index] = from;
+                }
+            }
         }
     }
 }

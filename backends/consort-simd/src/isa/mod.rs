@@ -10,6 +10,8 @@ mod avx2;
 mod avx512;
 mod level;
 mod portable;
+#[cfg(test)]
+mod tests;
 
 pub use level::{Level, UnknownLevel};
 
