@@ -46,7 +46,8 @@ fn generated(arguments: &Arguments, results: &Results) -> String {
          measures some rows again and keeps the others. A ratio is our rate over the best peer's of the same round, and the median of\n\
          the rounds counts: absolute figures drift on a shared machine by a third from one quarter of an hour to the next. Shares\n\
          are of what the machine was measured to do in the same run. A row is *disturbed* where other processes used more than a\n\
-         tenth of a processor while something of it ran, and no quiet moment came: its ratio is then a hint and no result.\n\n\
+         tenth of a processor while something of it ran, and no quiet moment came: its ratio is then no result.\n\
+         **Bold** is what was asked, reached on a quiet machine.\n\n\
          ## Machine\n\n| | |\n|---|---|\n",
     );
     for (part, what) in machine::describe() {
@@ -81,7 +82,9 @@ fn table_row(row: &Row, measured: Option<&Measured>) -> String {
         .against(row)
         .into_iter()
         .map(|(_, reached)| match reached {
-            Some((reached, true)) => format!("**{reached}**"),
+            // What others disturbed proves nothing.
+            Some((reached, true)) if measured.clean() => format!("**{reached}**"),
+            Some((reached, true)) => reached,
             Some((reached, false)) => format!("{reached} (short)"),
             None => "not measured".to_owned(),
         })
