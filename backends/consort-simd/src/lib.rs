@@ -1,11 +1,11 @@
 //! The CPU at its limit: kernels in `std::arch` for the instruction set found at run time, on all cores.
 //!
-//! - **One packed layout a weight type**, panels of [`gemm::PANEL`] outputs along the inputs, serves one row and many: every
+//! - **One packed layout a weight type**, panels of 32 outputs along the inputs, serves one row and many: every
 //!   output is one ascending chain in a lane of its own, whatever the number of rows. So a row's bits depend on its inputs, the
 //!   weight's type and the instruction set, and on nothing else.
-//! - **Kernels are written once**, over [`isa::Isa`], and compiled for each set; matrix products, attention and everything
+//! - **Kernels are written once**, over lanes, and compiled for each set; matrix products, attention and everything
 //!   element by element share its lanes. `CONSORT_SIMD=portable|avx2|avx512` asks for a lower set.
-//! - **Threads** divide outputs, never sums. A team of their own takes a job over in well under a microsecond ([`team`]);
+//! - **Threads** divide outputs, never sums. A team of their own takes a job over in well under a microsecond;
 //!   weights are packed by rayon.
 //! - **Memory** is taken from a pool and goes back to it: a decoding step allocates nothing here.
 //! - `unsafe` is where memory is read or written by lanes, and in the team.

@@ -142,10 +142,6 @@ impl Drop for Buffer {
 }
 
 impl Buffer {
-    pub(crate) fn dtype(&self) -> DType {
-        self.0.dtype
-    }
-
     pub(crate) fn to_host(&self) -> HostData {
         match self.0.dtype {
             DType::F16 => HostData::F16(self.0.memory.items(self.0.elements).to_vec()),

@@ -219,7 +219,7 @@ impl<P: Int8Panels> Kernel for Task<'_, P> {
                         }
                     }
                 }
-                isa.apart(Finish { sums, panel, columns, rows: rows.clone(), out: out, epilogue });
+                isa.apart(Finish { sums, panel, columns, rows: rows.clone(), out, epilogue });
             }
         }
     }

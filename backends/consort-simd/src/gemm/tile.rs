@@ -6,9 +6,6 @@
 use super::PANEL;
 use crate::isa::{Isa, Kernel};
 
-/// Most rows that any instruction set takes at once.
-pub(crate) const MOST_ROWS: usize = 14;
-
 /// `rows ≤ S::TILE_ROWS` rows of `a` times a panel `b` `[steps, PANEL]`, into `c` at rows `c_stride` apart.
 ///
 /// Element (r, i) of `a` lies at `r · A_ROW + i · a_step`. With `add` the sums go on from what `c` holds.

@@ -41,6 +41,7 @@ macro_rules! instructions {
 
 impl Isa for Avx2 {
     const LANES: usize = 8;
+    #[cfg(test)]
     const FUSED: bool = true;
     const TILE_ROWS: usize = 6;
     const INT8_ROWS: usize = 4;

@@ -48,6 +48,7 @@ macro_rules! instructions {
 
 impl Isa for Avx512 {
     const LANES: usize = 16;
+    #[cfg(test)]
     const FUSED: bool = true;
     const TILE_ROWS: usize = 14;
     const INT8_ROWS: usize = 12;

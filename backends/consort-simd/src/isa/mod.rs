@@ -32,6 +32,7 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// How many lanes a register has.
     const LANES: usize;
     /// Whether [`mul_add`](Self::mul_add) rounds once.
+    #[cfg(test)]
     const FUSED: bool;
     /// Rows of a [`tile`](crate::gemm::tile): twice as many sums as these must be held in registers, with a few to spare.
     const TILE_ROWS: usize;
@@ -104,6 +105,7 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn to_i(self, x: Self::F) -> Self::I;
     fn to_f(self, x: Self::I) -> Self::F;
     fn bits(self, x: Self::F) -> Self::I;
+    #[allow(clippy::wrong_self_convention, reason = "a token is not what is converted")]
     fn from_bits(self, x: Self::I) -> Self::F;
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;

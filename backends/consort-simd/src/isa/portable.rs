@@ -38,6 +38,7 @@ unsafe fn read<T: Copy, U>(from: *const T, f: impl Fn(T) -> U) -> [U; LANES] {
 
 impl Isa for Portable {
     const LANES: usize = LANES;
+    #[cfg(test)]
     const FUSED: bool = false;
     const TILE_ROWS: usize = 4;
     const INT8_ROWS: usize = 2;

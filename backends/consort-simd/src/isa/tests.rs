@@ -180,7 +180,7 @@ on_every_level!(whole_numbers, isa, S, {
 
 on_every_level!(scaling, isa, S, {
     for n in -252..=254 {
-        for x in [1.0f32, -1.25, 0.707_106_77, 1.414_213_5, 0.999_999_94] {
+        for x in [1.0f32, -1.25, 0.707_106_77, 1.414_3, 0.999_999_94] {
             let expected = (f64::from(x) * 2f64.powi(n)) as f32;
             same(&lanes(isa, isa.scale(isa.splat(x), isa.splat(n as f32))), std::iter::repeat(expected));
         }

@@ -300,9 +300,10 @@ impl<F: Format> Int8Panels for Blocks<'_, F> {
         }
         let (codes, code_stride) = match F::LOW {
             8 => (&bytes[range.start * F::GROUP..range.end * F::GROUP], F::GROUP),
-            // SAFETY: bytes of whole numbers.
             _ => {
-                (unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), words.len() * 4) }, WORDS * PANEL * 4)
+                // SAFETY: bytes of whole numbers.
+                let bytes = unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), words.len() * 4) };
+                (bytes, WORDS * PANEL * 4)
             }
         };
         let minima = if F::MINIMA { &minima[..range.len() * subs] } else { &[] };

@@ -19,7 +19,7 @@ use consort_core::{Error, Result, StoredTensor, WeightDType, concatenated_shape}
 use rayon::prelude::*;
 
 pub(crate) use self::{
-    blocks::{Blocks, Format, Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80},
+    blocks::{Blocks, Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80},
     floats::{Bf16, Bf16AsF32, F16, F32, Rounded},
 };
 use crate::{
@@ -45,19 +45,18 @@ pub struct Packed {
 /// Runs `$body` with `$panels` as the panels of a packed weight in f32.
 macro_rules! with_panels {
     ($packed:expr, |$panels:ident| $body:expr) => {{
-        use $crate::packed::*;
-        let packed: &Packed = $packed;
+        let packed: &$crate::packed::Packed = $packed;
         match packed.dtype {
-            WeightDType::F32 | WeightDType::F64 => {
-                let $panels = &F32(packed);
+            consort_core::WeightDType::F32 | consort_core::WeightDType::F64 => {
+                let $panels = &$crate::packed::F32(packed);
                 $body
             }
-            WeightDType::F16 => {
-                let $panels = &F16(packed);
+            consort_core::WeightDType::F16 => {
+                let $panels = &$crate::packed::F16(packed);
                 $body
             }
-            WeightDType::BF16 => {
-                let $panels = &Bf16AsF32(packed);
+            consort_core::WeightDType::BF16 => {
+                let $panels = &$crate::packed::Bf16AsF32(packed);
                 $body
             }
             _ => $crate::packed::with_blocks!(packed, |$panels| $body),
@@ -68,25 +67,24 @@ macro_rules! with_panels {
 /// Runs `$body` with `$panels` as the panels of a packed weight in a block format.
 macro_rules! with_blocks {
     ($packed:expr, |$panels:ident| $body:expr) => {{
-        use $crate::packed::*;
-        let packed: &Packed = $packed;
+        let packed: &$crate::packed::Packed = $packed;
         macro_rules! as_format {
             ($Format:ty) => {{
-                let $panels = &Blocks::<$Format>::new(packed);
+                let $panels = &$crate::packed::Blocks::<$Format>::new(packed);
                 $body
             }};
         }
         match packed.dtype {
-            WeightDType::Q4_0 => as_format!(Q40),
-            WeightDType::Q4_1 => as_format!(Q41),
-            WeightDType::Q5_0 => as_format!(Q50),
-            WeightDType::Q5_1 => as_format!(Q51),
-            WeightDType::Q2_K => as_format!(Q2K),
-            WeightDType::Q3_K => as_format!(Q3K),
-            WeightDType::Q4_K => as_format!(Q4K),
-            WeightDType::Q5_K => as_format!(Q5K),
-            WeightDType::Q6_K => as_format!(Q6K),
-            _ => as_format!(Q80),
+            consort_core::WeightDType::Q4_0 => as_format!($crate::packed::Q40),
+            consort_core::WeightDType::Q4_1 => as_format!($crate::packed::Q41),
+            consort_core::WeightDType::Q5_0 => as_format!($crate::packed::Q50),
+            consort_core::WeightDType::Q5_1 => as_format!($crate::packed::Q51),
+            consort_core::WeightDType::Q2_K => as_format!($crate::packed::Q2K),
+            consort_core::WeightDType::Q3_K => as_format!($crate::packed::Q3K),
+            consort_core::WeightDType::Q4_K => as_format!($crate::packed::Q4K),
+            consort_core::WeightDType::Q5_K => as_format!($crate::packed::Q5K),
+            consort_core::WeightDType::Q6_K => as_format!($crate::packed::Q6K),
+            _ => as_format!($crate::packed::Q80),
         }
     }};
 }
