@@ -76,7 +76,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Outcome> {
     let mut found = BTreeMap::new();
     for case in &CASES {
         let count = per_token(tool, &built, backend, case)?;
-        found.insert(case.name, count);
+        found.insert(case.name, count.round());
         let before = committed[backend][case.name].as_f64();
         println!("{:18} {count:>14.0} instructions a token{}", case.name, verdict(count, before));
     }
