@@ -32,7 +32,7 @@ pub struct LoadOptions<'a> {
     /// Name of a backend; the fastest one compiled in by default.
     pub backend: Option<String>,
     /// Type that weights are kept in (`f32`, `bf16`, `f16`, `q8_0`, `q4_k` …; `f64` makes the scalar backend compute in
-    /// doubles), as far as they can be ([`WeightDType::mixed`]); as stored by default.
+    /// doubles), as far as they can be ([`WeightDType::mixed`](consort_core::WeightDType::mixed)); as stored by default.
     pub dtype: Option<String>,
     /// Type that products are computed in: `f32`, or `bf16` or `int8`, which round activations; `f32` by default.
     pub compute: Option<String>,

@@ -136,7 +136,8 @@ fn sums_of<S: Isa, P: Panels>(
     chunk: &mut [f32],
 ) {
     let steps = left.steps;
-    let at_once = if P::DIRECT && groups.len() == 1 { steps.max(1) } else { CHUNK };
+    // What is cut by the number of rows must not be cut again by its own measure.
+    let at_once = if P::DIRECT && groups.len() == 1 && S::OWN_PRODUCTS { steps.max(1) } else { CHUNK };
     if steps == 0 {
         sums.fill(0.0);
     }
@@ -152,11 +153,25 @@ fn sums_of<S: Isa, P: Panels>(
             // SAFETY: `a` has `count` elements a step, `b` a row of PANEL, `c` `count` rows of PANEL; `c` is ours alone.
             unsafe {
                 match P::PAIRS {
+                    false if !S::OWN_PRODUCTS => foreign(count, range.len(), a, b, c, start > 0),
                     true => tile_pairs(isa, count, range.len(), a, count, b, c, PANEL, start > 0),
                     false => tile::<S, 1>(isa, count, range.len(), a, count, b, c, PANEL, start > 0),
                 }
             }
         }
+    }
+}
+
+/// As [`tile`], by matrixmultiply: it knows kernels for machines that this crate does not, and every sum is one ascending chain
+/// for each run of steps, whatever the number of rows.
+///
+/// # Safety
+/// `a` has `rows` elements a step, `b` a row of PANEL, `c` `rows` rows of PANEL; `c` does not overlap the others.
+unsafe fn foreign(rows: usize, steps: usize, a: *const f32, b: *const f32, c: *mut f32, add: bool) {
+    let (panel, beta) = (PANEL as isize, if add { 1.0 } else { 0.0 });
+    // SAFETY: the caller's promise; element (r, i) of `a` lies at `i · rows + r`.
+    unsafe {
+        matrixmultiply::sgemm(rows, steps, PANEL, 1.0, a, 1, rows as isize, b, panel, 1, beta, c, panel, 1);
     }
 }
 

@@ -43,6 +43,7 @@ impl Isa for Avx2 {
     const LANES: usize = 8;
     #[cfg(test)]
     const FUSED: bool = true;
+    const OWN_PRODUCTS: bool = true;
     const TILE_ROWS: usize = 6;
     const INT8_ROWS: usize = 4;
     type F = __m256;

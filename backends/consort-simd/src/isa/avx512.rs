@@ -50,6 +50,7 @@ impl Isa for Avx512 {
     const LANES: usize = 16;
     #[cfg(test)]
     const FUSED: bool = true;
+    const OWN_PRODUCTS: bool = true;
     const TILE_ROWS: usize = 14;
     const INT8_ROWS: usize = 12;
     type F = __m512;

@@ -34,6 +34,8 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// Whether [`mul_add`](Self::mul_add) rounds once.
     #[cfg(test)]
     const FUSED: bool;
+    /// Whether products in f32 go through kernels of this crate; through matrixmultiply else.
+    const OWN_PRODUCTS: bool;
     /// Rows of a [`tile`](crate::gemm::tile): twice as many sums as these must be held in registers, with a few to spare.
     const TILE_ROWS: usize;
     /// As [`TILE_ROWS`](Self::TILE_ROWS), of a product of bytes, whose sums leave less room.

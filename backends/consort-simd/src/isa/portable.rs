@@ -40,6 +40,7 @@ impl Isa for Portable {
     const LANES: usize = LANES;
     #[cfg(test)]
     const FUSED: bool = false;
+    const OWN_PRODUCTS: bool = false;
     const TILE_ROWS: usize = 4;
     const INT8_ROWS: usize = 2;
     type F = [f32; LANES];
