@@ -3,7 +3,8 @@
 //! Per model: the oracle (f64) within 1e-10 of the spread of what the reference implementation computes in f64, and
 //! f32 within 1e-5, for hidden states after every layer, attention and logits; one pass, token by token, odd chunks,
 //! the cacheless pass and a pass beside other sequences with the same bits; the same greedy tokens; a backend of three
-//! methods with the same bits through the host; decorators that change nothing.
+//! methods with the same bits through the host; decorators that change nothing. On simd, every instruction set of this machine:
+//! the same bars and cuts, and everything native.
 
 #![allow(clippy::neg_cmp_op_on_partial_ord, reason = "`!(error <= bar)`, so that NaN fails")]
 
@@ -16,9 +17,10 @@ use consort_conformance::{
     training::{Training, TrainingReference},
 };
 use consort_core::{
-    Backend, Compute, DType, Device, Error, HostData, Nothing, Ready, Result, Trace, WeightDType, model::Tokens,
+    Backend, Compute, DType, Device, Error, HostData, Nothing, Policy, Ready, Result, Trace, WeightDType, model::Tokens,
 };
 use consort_scalar::{Oracle, Scalar, Single};
+use consort_simd::{Level, Simd};
 use consort_tests::goldens;
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -27,6 +29,16 @@ fn main() {
     let mut trials = Vec::new();
     for golden in goldens() {
         let golden: &'static Golden = Box::leak(Box::new(golden));
+        for level in Level::available() {
+            let name = |what: &str| format!("{}::{what}_{}", golden.name, level.name());
+            let simd = move || Simd::new(level, 2);
+            trials.push(Trial::test(name("simd"), move || numbers(golden, simd(), 1e-5)));
+            trials.push(Trial::test(name("simd_cuts"), move || cuts(golden, simd())));
+            trials.push(Trial::test(name("simd_native"), move || native(golden, simd())));
+            if Training::is_there(golden) {
+                trials.push(Trial::test(name("simd_training"), move || training(golden, simd(), "ieee")));
+            }
+        }
         let mut trial = |name: &str, run: fn(&Golden) -> Result<(), Failed>| {
             trials.push(Trial::test(format!("{}::{name}", golden.name), move || run(golden)));
         };
@@ -88,6 +100,15 @@ fn cuts<B: Backend>(golden: &Golden, backend: B) -> Result<(), Failed> {
         Some(cut) => Err(format!("{cut:?}").into()),
         None => Ok(()),
     }
+}
+
+/// Every operation has a form of the backend's own.
+fn native<B: Backend>(golden: &Golden, backend: B) -> Result<(), Failed> {
+    let device = Device::with_policy(backend, Policy::Deny);
+    pass::observe(golden, &golden.load(&device)?, false)?;
+    let composed: Vec<_> =
+        device.report().into_iter().filter(|(_, counts)| counts.composed + counts.host > 0).collect();
+    if composed.is_empty() { Ok(()) } else { Err(format!("not native: {composed:?}").into()) }
 }
 
 fn same_bits(what: &str, actual: &[f64], expected: &[f64]) -> Result<(), Failed> {
@@ -165,7 +186,7 @@ fn three_methods(golden: &Golden) -> Result<(), Failed> {
     if report.values().any(|counts| counts.native > 0) || report.is_empty() {
         return Err(format!("a backend of three methods has nothing native: {report:?}").into());
     }
-    let denied = Device::with_policy(ThreeMethods(Single::new()), consort_core::Policy::Deny);
+    let denied = Device::with_policy(ThreeMethods(Single::new()), Policy::Deny);
     let model = golden.load(&denied)?;
     let result = match model.config().encoder {
         Some(_) => model.encode(&[&golden.case.tokens], None),
