@@ -42,8 +42,10 @@ pub(crate) fn linear(
                 with_panels!(packed, |panels| product(simd, &left, &Rounded(panels, inputs), outputs, to, &epilogue)?);
             }
             (Compute::Int8, dtype) if dtype.block() > 1 => {
-                let left = Quantized::new(simd, x)?;
-                with_blocks!(packed, |panels| int8_product(simd, &left, panels, outputs, to, &epilogue));
+                with_blocks!(packed, |panels| {
+                    let left = Quantized::new(simd, x, panels)?;
+                    int8_product(simd, &left, panels, outputs, to, &epilogue);
+                });
             }
             (Compute::Int8, _) => {
                 let rounded = quantized(simd, x)?;

@@ -147,7 +147,7 @@ pub(crate) fn find(name: Option<&str>) -> Result<Entry, Error> {
         }),
         None => entries.next().ok_or_else(|| {
             Error::Choice(
-                "no backend is in this build: build with a feature that has one, `--features scalar`".to_owned(),
+                "no backend is in this build: build with a feature that has one, `--features simd`".to_owned(),
             )
         }),
     }
@@ -171,7 +171,7 @@ mod tests {
     fn without_a_name_the_first_is_taken_or_a_feature_is_named() {
         match (choose(None), compiled().into_iter().next()) {
             (Ok(chosen), Some(first)) => assert_eq!(chosen, first),
-            (Err(error), None) => assert!(error.to_string().contains("--features scalar"), "{error}"),
+            (Err(error), None) => assert!(error.to_string().contains("--features simd"), "{error}"),
             (chosen, first) => panic!("{chosen:?}, expected {first:?}"),
         }
     }

@@ -28,7 +28,7 @@
 //! ```
 //!
 //! - [`Model::open`] reads and checks a Hugging Face directory; [`OpenModel::load`] puts it on a backend.
-//! - Backends are cargo features (`scalar`); [`backends::compiled`] says which are in.
+//! - Backends are cargo features (`simd`, `scalar`); [`backends::compiled`] says which are in.
 //! - The parts are crates of their own: [`core`] (contract and graph), [`formats`], [`text`], [`generate`].
 
 #![forbid(unsafe_code)]

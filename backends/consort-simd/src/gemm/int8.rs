@@ -23,8 +23,6 @@ use crate::{
 
 /// Inputs that share an activation's scale.
 pub(crate) const BLOCK: usize = 32;
-/// Inputs whose sum of codes is kept: the smallest sub-block of weights.
-const SUM: usize = 16;
 /// Words of four codes in a block.
 const WORDS: usize = BLOCK / 4;
 /// Blocks that are unpacked at once.
@@ -64,25 +62,26 @@ pub(crate) struct Quantized {
     codes: Buffer,
     /// `[blocks, rows]` a group.
     scales: Buffer,
-    /// `[2 · blocks, rows]` a group: sums of 16 codes, as they are.
-    sums: Buffer,
+    /// `[32/SUB · blocks, rows]` a group: what a sub-block's sum starts from, `−o · Σ x`; with minima, `Σ x` in f32.
+    starts: Buffer,
     rows: usize,
     blocks: usize,
     group_rows: usize,
 }
 
 impl Quantized {
-    /// Quantises rows as the contract defines.
+    /// Quantises rows as the contract defines, to be multiplied with weights of P.
     ///
     /// # Errors
     /// Out of memory.
-    pub(crate) fn new(simd: &Simd, x: Rows<'_>) -> Result<Self> {
+    pub(crate) fn new<P: Int8Panels>(simd: &Simd, x: Rows<'_>, _: &P) -> Result<Self> {
+        let subs = BLOCK / P::SUB;
         let (rows, blocks) = (x.count, x.width.div_ceil(BLOCK));
         let group_rows = balanced(rows, simd.level.int8_rows());
         let mut codes = simd.pool.take::<u32>(rows * blocks * WORDS)?;
         let mut scales = simd.pool.take::<f32>(rows * blocks)?;
-        let mut sums = simd.pool.take::<u32>(rows * blocks * 2)?;
-        let to = [Parts::new(filled::<u32>(&mut codes)?), Parts::new(filled::<u32>(&mut sums)?)];
+        let mut starts = simd.pool.take::<u32>(rows * blocks * subs)?;
+        let to = [Parts::new(filled::<u32>(&mut codes)?), Parts::new(filled::<u32>(&mut starts)?)];
         let to_scales = Parts::new(filled::<f32>(&mut scales)?);
         let groups = rows.div_ceil(group_rows.max(1));
         let grain = (8 << 10) / (group_rows * x.width).max(1) + 1;
@@ -92,13 +91,14 @@ impl Quantized {
                 let count = group_rows.min(rows - first);
                 let part = |each: usize| first * each..(first + count) * each;
                 // SAFETY: groups do not meet.
-                let (codes, sums, scales) = unsafe {
-                    (to[0].part(part(blocks * WORDS)), to[1].part(part(blocks * 2)), to_scales.part(part(blocks)))
+                let (codes, starts, scales) = unsafe {
+                    (to[0].part(part(blocks * WORDS)), to[1].part(part(blocks * subs)), to_scales.part(part(blocks)))
                 };
-                simd.level.run(Pack { x, first, count, codes, sums, scales });
+                let of = Starts { sub: P::SUB, offset: P::OFFSET, minima: P::MINIMA };
+                simd.level.run(Pack { x, first, count, codes, starts, scales, of });
             }
         });
-        Ok(Self { codes, scales, sums, rows, blocks, group_rows })
+        Ok(Self { codes, scales, starts, rows, blocks, group_rows })
     }
 }
 
@@ -107,8 +107,16 @@ struct Pack<'a> {
     first: usize,
     count: usize,
     codes: &'a mut [u32],
-    sums: &'a mut [u32],
+    starts: &'a mut [u32],
     scales: &'a mut [f32],
+    of: Starts,
+}
+
+/// What [`Quantized::starts`] are of.
+struct Starts {
+    sub: usize,
+    offset: i32,
+    minima: bool,
 }
 
 impl Kernel for Pack<'_> {
@@ -116,7 +124,8 @@ impl Kernel for Pack<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(self, isa: S) {
-        let Self { x, first, count, codes, sums, scales } = self;
+        let Self { x, first, count, codes, starts, scales, of } = self;
+        let subs = BLOCK / of.sub;
         // Some blocks at a time.
         let mut row_codes = [0i8; 16 * BLOCK];
         let mut row_scales = [0f32; 16];
@@ -134,9 +143,15 @@ impl Kernel for Pack<'_> {
                         let four = [four[0], four[1], four[2], four[3]].map(i8::cast_unsigned);
                         codes[((at + block) * WORDS + word) * count + r] = u32::from_ne_bytes(four);
                     }
-                    for (half, some) in block_codes.chunks_exact(SUM).enumerate() {
-                        let sum: i32 = some.iter().map(|&code| i32::from(code)).sum();
-                        sums[((at + block) * 2 + half) * count + r] = sum.cast_unsigned();
+                    for (sub, some) in block_codes.chunks_exact(of.sub).enumerate() {
+                        let mut sum = 0;
+                        for &code in some {
+                            sum += i32::from(code);
+                        }
+                        starts[((at + block) * subs + sub) * count + r] = match of.minima {
+                            true => (sum as f32).to_bits(),
+                            false => (-of.offset * sum).cast_unsigned(),
+                        };
                     }
                 }
             }
@@ -193,7 +208,8 @@ impl<P: Int8Panels> Kernel for Task<'_, P> {
         let Scratch { sums, chunk } = scratch;
         let words = left.codes.elements::<u32>().unwrap_or(&[]);
         let scales = left.scales.elements::<f32>().unwrap_or(&[]);
-        let code_sums = left.sums.elements::<u32>().unwrap_or(&[]);
+        let starts = left.starts.elements::<u32>().unwrap_or(&[]);
+        let subs = BLOCK / P::SUB;
         {
             for panel in panels {
                 sums.fill(0.0);
@@ -207,15 +223,15 @@ impl<P: Int8Panels> Kernel for Task<'_, P> {
                         let activations = Activations {
                             codes: &words[part(left.blocks * WORDS, start * WORDS)..][..range.len() * WORDS * count],
                             scales: &scales[part(left.blocks, start)..][..range.len() * count],
-                            sums: &code_sums[part(left.blocks * 2, start * 2)..][..range.len() * 2 * count],
+                            starts: &starts[part(left.blocks * subs, start * subs)..][..range.len() * subs * count],
                         };
                         let c = &mut sums[(first - rows.start) * PANEL..][..count * PANEL];
-                        let (rows, blocks, a, b, offset) = (count, range.len(), &activations, &some, P::OFFSET);
+                        let (rows, blocks, a, b) = (count, range.len(), &activations, &some);
                         match (P::SUB, P::MINIMA) {
-                            (16, false) => isa.apart(Tile::<16, false> { rows, blocks, a, b, offset, c }),
-                            (16, true) => isa.apart(Tile::<16, true> { rows, blocks, a, b, offset, c }),
-                            (_, false) => isa.apart(Tile::<32, false> { rows, blocks, a, b, offset, c }),
-                            (_, true) => isa.apart(Tile::<32, true> { rows, blocks, a, b, offset, c }),
+                            (16, false) => isa.apart(Tile::<16, false> { rows, blocks, a, b, c }),
+                            (16, true) => isa.apart(Tile::<16, true> { rows, blocks, a, b, c }),
+                            (_, false) => isa.apart(Tile::<32, false> { rows, blocks, a, b, c }),
+                            (_, true) => isa.apart(Tile::<32, true> { rows, blocks, a, b, c }),
                         }
                     }
                 }
@@ -229,7 +245,7 @@ impl<P: Int8Panels> Kernel for Task<'_, P> {
 struct Activations<'a> {
     codes: &'a [u32],
     scales: &'a [f32],
-    sums: &'a [u32],
+    starts: &'a [u32],
 }
 
 /// Sums of some blocks, added to `c` `[rows, PANEL]`.
@@ -238,7 +254,6 @@ struct Tile<'a, const SUB: usize, const MINIMA: bool> {
     blocks: usize,
     a: &'a Activations<'a>,
     b: &'a Blocks<'a>,
-    offset: i32,
     c: &'a mut [f32],
 }
 
@@ -262,10 +277,12 @@ impl<const SUB: usize, const MINIMA: bool> Kernel for Tile<'_, SUB, MINIMA> {
 impl<const SUB: usize, const MINIMA: bool> Tile<'_, SUB, MINIMA> {
     #[inline(always)]
     fn of<S: Isa, const R: usize>(self, isa: S) {
-        let Self { blocks, a, b, offset, c, .. } = self;
+        let Self { blocks, a, b, c, .. } = self;
         let subs = BLOCK / SUB;
-        let (words, sums) = (WORDS / subs, 2 / subs);
-        assert!(a.codes.len() >= blocks * WORDS * R && a.scales.len() >= blocks * R && a.sums.len() >= blocks * 2 * R);
+        let words = WORDS / subs;
+        assert!(
+            a.codes.len() >= blocks * WORDS * R && a.scales.len() >= blocks * R && a.starts.len() >= blocks * subs * R
+        );
         assert!(c.len() >= R * PANEL && b.scales.len() >= blocks * subs * PANEL);
         assert!(blocks == 0 || b.codes.len() >= (blocks - 1) * b.code_stride + WORDS * PANEL * 4);
         assert!(!MINIMA || b.minima.len() >= blocks * subs * PANEL);
@@ -278,11 +295,11 @@ impl<const SUB: usize, const MINIMA: bool> Tile<'_, SUB, MINIMA> {
                     let codes = b.codes.as_ptr().add(block * b.code_stride).cast::<i32>();
                     let codes = codes.add(sub % subs * words * PANEL + first);
                     let x = a.codes.as_ptr().add((block * subs + sub % subs) * words * R).cast::<i32>();
-                    let sum_at = a.sums.as_ptr().add((block * 2 + sub % subs * sums) * R).cast::<i32>();
+                    let starts = a.starts.as_ptr().add(sub * R).cast::<i32>();
                     let mut dots = [[isa.splat_i(0); 2]; R];
                     if !MINIMA {
                         for (r, dots) in dots.iter_mut().enumerate() {
-                            *dots = [isa.splat_i(-offset * sum_of::<SUB>(sum_at, r, R)); 2];
+                            *dots = [isa.splat_i(*starts.add(r)); 2];
                         }
                     }
                     for word in 0..words {
@@ -304,7 +321,7 @@ impl<const SUB: usize, const MINIMA: bool> Tile<'_, SUB, MINIMA> {
                             let sum = isa.load(at);
                             let sum = if MINIMA {
                                 let minimum = isa.load(b.minima.as_ptr().add(sub * PANEL + column));
-                                let off = isa.mul(minimum, isa.splat(sum_of::<SUB>(sum_at, r, R) as f32));
+                                let off = isa.mul(minimum, isa.splat(*starts.add(r).cast::<f32>()));
                                 let dot = isa.sub(isa.mul(scale, dot), off);
                                 isa.mul_add(dot, x_scale, sum)
                             } else {
@@ -317,14 +334,4 @@ impl<const SUB: usize, const MINIMA: bool> Tile<'_, SUB, MINIMA> {
             }
         }
     }
-}
-
-/// The sum of a sub-block's codes of row r: of 16, or of twice 16, `rows` apart.
-///
-/// # Safety
-/// There must be as many.
-#[inline(always)]
-unsafe fn sum_of<const SUB: usize>(sums: *const i32, r: usize, rows: usize) -> i32 {
-    // SAFETY: the caller's promise.
-    unsafe { if SUB == 16 { *sums.add(r) } else { *sums.add(r) + *sums.add(rows + r) } }
 }

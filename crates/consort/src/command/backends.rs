@@ -16,7 +16,7 @@ pub(super) fn run() -> Result<()> {
         writeln!(out, "{name}{default}: {description}; weights as {dtypes}; products in {computes}")?;
     }
     if compiled.is_empty() {
-        bail!("no backend is in this build: build with a feature that has one, `--features scalar`");
+        bail!("no backend is in this build: build with a feature that has one, `--features simd`");
     }
     Ok(())
 }
