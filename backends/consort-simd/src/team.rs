@@ -366,4 +366,30 @@ mod tests {
             }
         }
     }
+
+    /// What a job costs here and in rayon: `cargo test --release -p consort-simd --lib hand_over -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "a measurement"]
+    fn hand_over() {
+        const JOBS: u32 = 10_000;
+        let team = Team::new(2);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let touched = [AtomicUsize::new(0), AtomicUsize::new(0)];
+        let touch = |task: usize| _ = touched[task].fetch_add(1, Ordering::Relaxed);
+        let median = |run: &dyn Fn()| {
+            let mut times: Vec<Duration> = (0..21)
+                .map(|_| {
+                    let start = Instant::now();
+                    (0..JOBS).for_each(|_| run());
+                    start.elapsed() / JOBS
+                })
+                .collect();
+            times.sort();
+            times[10]
+        };
+        let of_team = median(&|| team.each(2, touch));
+        let of_rayon = median(&|| _ = pool.install(|| rayon::join(|| touch(0), || touch(1))));
+        println!("two tasks: {of_team:?} by the team, {of_rayon:?} by rayon");
+        assert!(touched.iter().all(|touched| touched.load(Ordering::Relaxed) > 0));
+    }
 }
