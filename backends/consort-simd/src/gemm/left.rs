@@ -122,7 +122,10 @@ impl Kernel for Pack<'_> {
             // Columns that lie together: those of a transposed matrix.
             (false, 1, _) => {
                 for (column, to) in to.chunks_exact_mut(count).enumerate() {
-                    to.copy_from_slice(&matrix.elements[first + column * matrix.column_stride..][..count]);
+                    let from = &matrix.elements[first + column * matrix.column_stride..][..count];
+                    for at in (0..count).step_by(S::LANES) {
+                        isa.write(&mut to[at..], isa.read(&from[at..]));
+                    }
                 }
             }
             (false, _, 1) => {

@@ -6,6 +6,7 @@
 
 mod int8;
 mod left;
+mod made;
 mod strided;
 pub(crate) mod tile;
 
@@ -13,13 +14,13 @@ use std::ops::Range;
 
 use consort_core::{Result, config::Activation};
 
-use self::tile::tile_pairs;
 pub(crate) use self::{
     int8::{BLOCK as INT8_BLOCK, Blocks as Int8Blocks, CHUNK_BLOCKS, Int8Panels, Quantized, int8_product},
     left::{Left, Matrix},
     strided::{Strided, pair},
     tile::tile,
 };
+use self::{made::Made, tile::tile_pairs};
 use crate::{
     Simd,
     activation::activate,
@@ -36,6 +37,8 @@ pub(crate) const PANEL: usize = 32;
 const CHUNK: usize = 128;
 /// Rows of a block: a strip of sums stays in the second-level cache.
 const BLOCK_ROWS: usize = 256;
+/// Most bytes of panels that are made once for all blocks of rows, where they do not lie ready.
+const MADE_BYTES: usize = 16 << 20;
 /// Bytes of panels that are worth a task of their own.
 const TASK_BYTES: usize = 32 << 10;
 
@@ -74,6 +77,21 @@ pub(crate) fn product<P: Panels>(
     out: &mut [f32],
     epilogue: &Epilogue<'_>,
 ) -> Result<()> {
+    let panels = columns.div_ceil(PANEL);
+    if !P::DIRECT && left.rows > BLOCK_ROWS && panels * left.steps * PANEL * size_of::<f32>() <= MADE_BYTES {
+        match P::PAIRS {
+            true => of_panels(simd, left, &Made::<true>::new(simd, right, panels, left.steps)?, columns, out, epilogue),
+            false => {
+                of_panels(simd, left, &Made::<false>::new(simd, right, panels, left.steps)?, columns, out, epilogue)
+            }
+        }
+    } else {
+        of_panels(simd, left, right, columns, out, epilogue);
+    }
+    Ok(())
+}
+
+fn of_panels<P: Panels>(simd: &Simd, left: &Left, right: &P, columns: usize, out: &mut [f32], epilogue: &Epilogue<'_>) {
     let rows = left.rows;
     let panels = columns.div_ceil(PANEL);
     let blocks = rows.div_ceil(BLOCK_ROWS).max(1);
@@ -92,7 +110,6 @@ pub(crate) fn product<P: Panels>(
             simd.level.run(Task { left, right, columns, out, epilogue, panels, groups, rows, scratch });
         });
     });
-    Ok(())
 }
 
 /// Some panels times some groups of rows.

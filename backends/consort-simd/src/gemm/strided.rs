@@ -55,14 +55,20 @@ fn read(matrix: &Matrix<'_>, row: usize, first: usize, to: &mut [f32]) {
 /// Two rows of a panel as one of pairs of bf16.
 #[inline(always)]
 pub(crate) fn pair<S: Isa>(isa: S, rows: &[[f32; PANEL]; 2], to: &mut [f32]) {
-    let mut rounded = [[0u16; PANEL]; 2];
-    for (rounded, row) in rounded.iter_mut().zip(rows) {
-        for at in (0..PANEL).step_by(S::LANES) {
-            // SAFETY: both have PANEL elements, a multiple of LANES.
-            unsafe { isa.store_bf16(rounded.as_mut_ptr().add(at), isa.load(row.as_ptr().add(at))) };
-        }
+    let high = isa.splat_i(0xffff_0000_u32.cast_signed());
+    for at in (0..PANEL).step_by(S::LANES) {
+        let first = isa.shift_right::<16>(rounded(isa, isa.read(&rows[0][at..])));
+        let second = isa.and(rounded(isa, isa.read(&rows[1][at..])), high);
+        isa.write(&mut to[at..], isa.from_bits(isa.or(first, second)));
     }
-    for (lane, to) in to[..PANEL].iter_mut().enumerate() {
-        *to = f32::from_bits(u32::from(rounded[0][lane]) | u32::from(rounded[1][lane]) << 16);
-    }
+}
+
+/// bf16 in the upper half of each lane, to nearest even, NaN quiet; the lower half is of no meaning.
+#[inline(always)]
+fn rounded<S: Isa>(isa: S, x: S::F) -> S::I {
+    let bits = isa.bits(x);
+    let odd = isa.and(isa.shift_right::<16>(bits), isa.splat_i(1));
+    let nearest = isa.add_i(bits, isa.add_i(odd, isa.splat_i(0x7fff)));
+    let quiet = isa.or(bits, isa.splat_i(0x0040_0000));
+    isa.bits(isa.select(isa.unordered(x, x), isa.from_bits(quiet), isa.from_bits(nearest)))
 }
