@@ -74,7 +74,7 @@ fn decoder() -> Outcome {
     });
     equal("cases", &cases(&found), &expected.collect::<Vec<_>>().iter().map(String::as_str).collect())?;
     let same = |key: &str, value: &str| found.iter().all(|line| line[key] == value);
-    check("what it was", same("engine", "consort") && same("backend", "scalar") && same("compute", "f32"))?;
+    check("what it was", same("engine", "consort") && same("backend", "simd") && same("compute", "f32"))?;
     check("its weights", found.iter().all(|line| line["weights_mib"].as_f64() > Some(0.0)))?;
     if cfg!(target_os = "linux") {
         check("memory", found.iter().all(|line| line["peak_rss_mib"].as_f64() > line["weights_mib"].as_f64()))?;
@@ -149,7 +149,11 @@ fn limits() -> Outcome {
             &line["share_of_reading"].is_f64(),
             &line["limits"]["read_gb_s"].is_f64(),
         )?;
-        check("no share without a limit", line["share_of_arithmetic"].is_null())?;
+        equal(
+            "a share of arithmetic where that is known",
+            &line["share_of_arithmetic"].is_f64(),
+            &line["limits"]["f32_gflop_s"].is_f64(),
+        )?;
     }
     Ok(())
 }
@@ -180,7 +184,7 @@ fn refused() -> Outcome {
             &["decode_8_after_40", "context of 48"],
         ),
         (&[random[0], random[1], "--prompt-tokens", "48", "--new-tokens", "0"], 1, &["prefill_48", "context of 48"]),
-        (&[random[0], random[1], "--dtype", "q9"], 1, &["'q9' are not available on scalar"]),
+        (&[random[0], random[1], "--dtype", "q9"], 1, &["'q9' are not available on simd"]),
         (&[random[0], &absent], 1, &["absent.toml", "No such file"]),
         (&[random[0], &bad], 1, &["bad.toml: line 2: ", "height"]),
         (&[random[0], &headless], 1, &["without a head"]),

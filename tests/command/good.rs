@@ -434,7 +434,7 @@ fn common_flags() -> Outcome {
     }
     let args = ["generate", "--model", model.path(), "--prompt", "w5", "--max-new-tokens", "2"];
     let quiet = consort(&args)?.succeeded()?.err;
-    check(&format!("the backend is said: {quiet}"), quiet.contains("backend: scalar") && quiet.contains("tokens/s"))?;
+    check(&format!("the backend is said: {quiet}"), quiet.contains("backend: simd") && quiet.contains("tokens/s"))?;
     let verbose = consort(&[&args[..], &["-v"]].concat())?.succeeded()?.err;
     check(&format!("-v reports operations: {verbose}"), verbose.contains("native") && verbose.contains("attention"))
 }
@@ -493,7 +493,10 @@ fn tokenize() -> Outcome {
 
 fn backends() -> Outcome {
     let text = done(&["backends"])?;
-    check(&text, text.starts_with("scalar (default): ") && text.contains("f32, bf16, f16, q8_0"))
+    check(
+        &text,
+        text.starts_with("simd (default): ") && text.contains("\nscalar: ") && text.contains("f32, bf16, f16, q8_0"),
+    )
 }
 
 fn help() -> Outcome {

@@ -105,12 +105,12 @@ pub fn compiled() -> Vec<BackendInfo> {
     entries().into_iter().map(|entry| entry.info).collect()
 }
 
-/// The backend called `name`, or the fastest one.
+/// The backend called `name`; without a name the fastest one, or the fastest that can keep weights as `dtype` if one can.
 ///
 /// # Errors
 /// [`Error::Choice`] when it is not compiled in, with what is.
-pub fn choose(name: Option<&str>) -> Result<BackendInfo, Error> {
-    find(name).map(|entry| entry.info)
+pub fn choose(name: Option<&str>, dtype: Option<&str>) -> Result<BackendInfo, Error> {
+    find(name, dtype).map(|entry| entry.info)
 }
 
 /// What this machine can do at most with the backend's instructions, on so many threads or all; takes a second and a gibibyte.
@@ -118,7 +118,7 @@ pub fn choose(name: Option<&str>) -> Result<BackendInfo, Error> {
 /// # Errors
 /// [`Error::Choice`] when the backend is not compiled in.
 pub fn limits(name: &str, threads: Option<usize>) -> Result<Limits, Error> {
-    let entry = find(Some(name))?;
+    let entry = find(Some(name), None)?;
     let threads = self::threads(name, threads)?.unwrap_or_else(processors);
     let own = entry.limits.map_or_else(Limits::default, |measure| measure(threads));
     Ok(Limits { read: own.read.or_else(|| read_bandwidth(threads)), ..own })
@@ -129,7 +129,7 @@ pub fn limits(name: &str, threads: Option<usize>) -> Result<Limits, Error> {
 /// # Errors
 /// [`Error::Choice`] when it is not compiled in.
 pub fn threads(name: &str, asked: Option<usize>) -> Result<Option<usize>, Error> {
-    Ok(find(Some(name))?.threads.then(|| asked.unwrap_or_else(processors)))
+    Ok(find(Some(name), None)?.threads.then(|| asked.unwrap_or_else(processors)))
 }
 
 fn processors() -> usize {
@@ -137,15 +137,19 @@ fn processors() -> usize {
 }
 
 /// As [`choose`], with the way to load a model.
-pub(crate) fn find(name: Option<&str>) -> Result<Entry, Error> {
+pub(crate) fn find(name: Option<&str>, dtype: Option<&str>) -> Result<Entry, Error> {
     let names: Vec<&str> = compiled().iter().map(|backend| backend.name).collect();
-    let mut entries = entries().into_iter();
+    let keeps =
+        |entry: &Entry| dtype.is_none_or(|dtype| entry.info.dtypes.iter().any(|of| of.eq_ignore_ascii_case(dtype)));
+    let entries = entries();
+    let fastest = entries.iter().position(keeps).unwrap_or(0);
+    let mut entries = entries.into_iter();
     match name {
         Some(name) => entries.find(|entry| entry.info.name == name).ok_or_else(|| {
             let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             Error::Choice(format!("backend '{name}' is not in this build (in it: {known})"))
         }),
-        None => entries.next().ok_or_else(|| {
+        None => entries.nth(fastest).ok_or_else(|| {
             Error::Choice(
                 "no backend is in this build: build with a feature that has one, `--features simd`".to_owned(),
             )
@@ -159,17 +163,28 @@ mod tests {
 
     #[test]
     fn what_is_not_in_the_build_is_named() {
-        let error = choose(Some("abacus")).expect_err("there is no such backend").to_string();
+        let error = choose(Some("abacus"), None).expect_err("there is no such backend").to_string();
         assert!(error.contains("'abacus' is not in this build"), "{error}");
         for backend in compiled() {
             assert!(error.contains(backend.name), "{error}");
-            assert_eq!(choose(Some(backend.name)).ok(), Some(backend));
+            assert_eq!(choose(Some(backend.name), None).ok(), Some(backend));
         }
     }
 
     #[test]
+    fn without_a_name_one_that_can_is_taken() {
+        for backend in compiled() {
+            for dtype in backend.dtypes {
+                let chosen = choose(None, Some(&dtype.to_ascii_uppercase())).expect("one is there");
+                assert!(chosen.dtypes.contains(dtype), "{dtype}: {}", chosen.name);
+            }
+        }
+        assert_eq!(choose(None, Some("q9")).ok(), compiled().into_iter().next());
+    }
+
+    #[test]
     fn without_a_name_the_first_is_taken_or_a_feature_is_named() {
-        match (choose(None), compiled().into_iter().next()) {
+        match (choose(None, None), compiled().into_iter().next()) {
             (Ok(chosen), Some(first)) => assert_eq!(chosen, first),
             (Err(error), None) => assert!(error.to_string().contains("--features simd"), "{error}"),
             (chosen, first) => panic!("{chosen:?}, expected {first:?}"),

@@ -21,7 +21,7 @@ impl Source<'_> {
     /// Packs the weights onto the backend that is asked for, and says its name.
     pub(crate) fn load(&self, mut options: LoadOptions<'_>) -> Result<(&'static str, Box<dyn Runner>), Error> {
         options.dtype = options.dtype.map(|name| name.to_ascii_lowercase());
-        let Entry { info: backend, load, .. } = backends::find(options.backend.as_deref())?;
+        let Entry { info: backend, load, .. } = backends::find(options.backend.as_deref(), options.dtype.as_deref())?;
         let dtype = options.dtype.as_deref();
         if let Some(dtype) = dtype
             && !backend.dtypes.contains(&dtype)

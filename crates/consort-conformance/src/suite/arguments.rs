@@ -92,7 +92,7 @@ impl Arguments {
     /// What is asked for, or what is wrong with it in one line.
     pub(crate) fn check(&self, known: &[&str]) -> Result<Asked, String> {
         if known.is_empty() {
-            return Err("no backend is compiled in: build with a feature that has one, `--features scalar`".to_owned());
+            return Err("no backend is compiled in: build with a feature that has one, `--features simd`".to_owned());
         }
         for name in &self.backends {
             if !known.contains(&name.as_str()) {

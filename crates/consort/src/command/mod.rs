@@ -203,7 +203,7 @@ impl Common {
         if self.device != 0 {
             return Err(anyhow!("device {} does not exist: this build's backends have one device, 0", self.device));
         }
-        let chosen = crate::backends::choose(self.backend.as_deref())?;
+        let chosen = crate::backends::choose(self.backend.as_deref(), self.dtype.as_deref())?;
         if self.backend.is_none() {
             note(format_args!("backend: {}", chosen.name));
         }

@@ -50,7 +50,7 @@ impl Quantize {
         if self.text.is_some() && self.tokens > 0 {
             open.usable_tokenizer().context("--text needs a tokenizer")?;
         }
-        crate::backends::choose(self.backend.as_deref())?;
+        crate::backends::choose(self.backend.as_deref(), None)?;
         let tokens = if self.tokens > 0 { self.measured(&open, &text)? } else { Vec::new() };
         if !open.files().unused.is_empty() {
             note(format_args!("unused tensors, left out: {}", open.files().unused.join(", ")));
