@@ -38,8 +38,9 @@ pub(crate) struct Entry {
     pub(crate) limits: Option<Measure>,
 }
 
-/// Makes [`entries`] of lines `"feature" [weight types] [types to compute in] "description" => load;`. One that takes a number
-/// of threads, which is in the options, has `threads` behind its feature; one that measures limits ends `=> load, limits;`.
+/// Makes [`entries`] of lines `"feature" [weight types] [types to compute in] "description" => load;`. One that takes a
+/// number of threads, which is in the options, has `threads` behind its feature; one that measures limits ends
+/// `=> load, limits;`.
 macro_rules! backends {
     ($($feature:literal $($threads:ident)? [$($dtype:literal),*] [$($compute:literal),*] $description:literal
         => $load:expr $(, $limits:expr)?;)*) => {
@@ -105,7 +106,8 @@ pub fn compiled() -> Vec<BackendInfo> {
     entries().into_iter().map(|entry| entry.info).collect()
 }
 
-/// The backend called `name`; without a name the fastest one, or the fastest that can keep weights as `dtype` if one can.
+/// The backend called `name`; without a name the fastest one, or the fastest that can keep weights as `dtype`, if one
+/// can.
 ///
 /// # Errors
 /// [`Error::Choice`] when it is not compiled in, with what is.
@@ -113,7 +115,8 @@ pub fn choose(name: Option<&str>, dtype: Option<&str>) -> Result<BackendInfo, Er
     find(name, dtype).map(|entry| entry.info)
 }
 
-/// What this machine can do at most with the backend's instructions, on so many threads or all; takes a second and a gibibyte.
+/// What this machine can do at most with the backend's instructions, on so many threads or all; takes a second and a
+/// gibibyte.
 ///
 /// # Errors
 /// [`Error::Choice`] when the backend is not compiled in.
