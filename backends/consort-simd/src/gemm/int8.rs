@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use consort_core::Result;
 
-use super::{Epilogue, Finish, PANEL, TASK_BYTES, left::balanced};
+use super::{BLOCK_ROWS, Epilogue, Finish, PANEL, TASK_BYTES, left::balanced};
 use crate::{
     Simd,
     isa::{Isa, Kernel},
@@ -29,8 +29,6 @@ const WORDS: usize = BLOCK / 4;
 pub(crate) const CHUNK_BLOCKS: usize = 8;
 /// Elements of scratch for a chunk: codes, scales and minima of sub-blocks of 16 at most.
 pub(crate) const CHUNK_SCRATCH: usize = CHUNK_BLOCKS * PANEL * (WORDS + 2 + 2);
-/// Rows of a task.
-const BLOCK_ROWS: usize = 256;
 
 /// The right operand: weights in blocks.
 pub(crate) trait Int8Panels: Sync {
